@@ -1,0 +1,306 @@
+"""Every error this package raises, as one tree on MLflow's own exception.
+
+    AgentTargetError (mlflow.exceptions.MlflowException)
+    |-- InvalidInputError          the payload, the target or an option can't be used; nothing was sent
+    |-- InterfaceMismatchError     the payload can't be said in the endpoint's interface
+    |-- AuthenticationError        401, or no usable credentials
+    |-- PermissionDeniedError      403
+    |-- EndpointNotFoundError      404
+    |-- RateLimitError             429
+    |-- EndpointUnavailableError   502, 503, 504; refused, failed or broken connections
+    |-- RequestTimeoutError        no answer in time
+    |-- AgentError                 the agent failed, as an HTTP error or as an event in a stream
+    |-- StreamInterruptedError     a stream ended before it was complete
+    |   `-- StreamIdleError        ... because it was silent for too long (a RequestTimeoutError too)
+    `-- InvalidResponseError       the answer is not what the protocol says
+
+They take one positional message and keyword attributes with defaults, so that they pickle by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, ClassVar, NamedTuple
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    DEADLINE_EXCEEDED,
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+)
+
+
+class AgentTargetError(MlflowException):
+    """Base of every error of this package.
+
+    Attributes:
+        endpoint: Name of the endpoint that was called; None when no endpoint was involved.
+        status_code: HTTP status of the answer; None when there was none.
+        request_id: The server's id of the request; None when it gave none.
+        body: The answer's body, parsed where it was JSON, else as text; None when there was none.
+        attempts: How many times the request was sent, or tried to be.
+        retryable: Whether the same request may succeed later.
+        may_have_run: False: the agent has certainly not run. True: it may have, so that running it again is the
+            caller's decision.
+    """
+
+    mlflow_error_code: ClassVar[int] = INTERNAL_ERROR
+    retryable: bool = False
+    may_have_run: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        endpoint: str | None = None,
+        status_code: int | None = None,
+        request_id: str | None = None,
+        body: Any = None,
+        attempts: int = 0,
+        retryable: bool | None = None,
+        may_have_run: bool | None = None,
+    ) -> None:
+        super().__init__(message, error_code=self.mlflow_error_code)
+        self.endpoint = endpoint
+        self.status_code = status_code
+        self.request_id = request_id
+        self.body = body
+        self.attempts = attempts
+        if retryable is not None:
+            self.retryable = retryable
+        if may_have_run is not None:
+            self.may_have_run = may_have_run
+
+
+class InvalidInputError(AgentTargetError):
+    """The payload, the endpoint's name, the target or an option can't be used. Nothing was sent to the agent."""
+
+    mlflow_error_code = INVALID_PARAMETER_VALUE
+
+
+class InterfaceMismatchError(AgentTargetError):
+    """The payload has no counterpart in the interface that the endpoint serves. The agent has not run."""
+
+    mlflow_error_code = INVALID_PARAMETER_VALUE
+
+
+class AuthenticationError(AgentTargetError):
+    """The credentials are missing, expired or not accepted."""
+
+    mlflow_error_code = UNAUTHENTICATED
+
+
+class PermissionDeniedError(AgentTargetError):
+    """The credentials are valid and may not query this endpoint."""
+
+    mlflow_error_code = PERMISSION_DENIED
+
+
+class EndpointNotFoundError(AgentTargetError):
+    """There is no such endpoint, or it serves nothing yet."""
+
+    mlflow_error_code = RESOURCE_DOES_NOT_EXIST
+
+
+class RateLimitError(AgentTargetError):
+    """The endpoint, the workspace or the agent's own model is over its rate limit.
+
+    Attributes:
+        retry_after: Seconds the server asked to wait; None when it did not say.
+    """
+
+    mlflow_error_code = REQUEST_LIMIT_EXCEEDED
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        self.retry_after = retry_after
+
+
+class EndpointUnavailableError(AgentTargetError):
+    """The endpoint can't be reached, is not ready, or broke the connection.
+
+    Attributes:
+        retry_after: Seconds the server asked to wait; None when it did not say.
+        unreachable: Whether no connection could be made at all.
+    """
+
+    mlflow_error_code = TEMPORARILY_UNAVAILABLE
+    retryable = True
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, unreachable: bool = False, **attributes: Any
+    ) -> None:
+        super().__init__(message, **attributes)
+        self.retry_after = retry_after
+        self.unreachable = unreachable
+
+
+class RequestTimeoutError(AgentTargetError):
+    """No answer came in time. The agent may still be running."""
+
+    mlflow_error_code = DEADLINE_EXCEEDED
+    retryable = True
+    may_have_run = True
+
+
+class _PartialAnswerError(AgentTargetError):
+    may_have_run = True
+
+    def __init__(self, message: str, *, partial: dict[str, Any] | None = None, **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        self.partial = partial
+
+
+class AgentError(_PartialAnswerError):
+    """The agent itself failed, as an HTTP error or as an event in its stream.
+
+    Attributes:
+        partial: What had arrived of a stream, in the shape that `predict` gives; None for other calls.
+    """
+
+
+class StreamInterruptedError(_PartialAnswerError):
+    """A stream ended before it was complete.
+
+    Attributes:
+        partial: What had arrived, in the shape that `predict` gives; None when nothing had.
+    """
+
+    retryable = True
+
+
+class StreamIdleError(StreamInterruptedError, RequestTimeoutError):
+    """A stream was silent for longer than `idle_timeout`: interrupted, and out of time."""
+
+    mlflow_error_code = DEADLINE_EXCEEDED
+
+
+class InvalidResponseError(AgentTargetError):
+    """The answer is not what the protocol says: HTML, broken JSON, a redirect."""
+
+    may_have_run = True
+
+
+class _StatusRow(NamedTuple):
+    error: type[AgentTargetError]
+    advice: str
+    may_have_run: bool
+
+
+# What each HTTP status means for a call to an agent. Which of them leave the agent certainly unrun is the platform's
+# behaviour, not HTTP's: a 400 can be the agent crashing after it has acted.
+_STATUS_TABLE: dict[int, _StatusRow] = {
+    401: _StatusRow(AuthenticationError, "Check that the token is valid, not expired, and of this host.", False),
+    403: _StatusRow(
+        PermissionDeniedError,
+        "Ask its owner for CAN QUERY, or name another profile in the target: agent-target://PROFILE.",
+        False,
+    ),
+    404: _StatusRow(
+        EndpointNotFoundError,
+        "Check the endpoint's name and the target; client.list_endpoints() shows what is there. "
+        "A bare agent server (MLflow's AgentServer, `mlflow models serve`) is called without naming an endpoint.",
+        False,
+    ),
+    408: _StatusRow(RequestTimeoutError, "The agent may still be running.", True),
+    413: _StatusRow(InvalidInputError, "Send a smaller payload.", False),
+    429: _StatusRow(RateLimitError, "Send fewer requests at a time, or later.", False),
+    502: _StatusRow(EndpointUnavailableError, "The agent may have run.", True),
+    503: _StatusRow(EndpointUnavailableError, "It may be starting, scaling or overloaded: try again later.", False),
+    504: _StatusRow(EndpointUnavailableError, "The agent may still be running.", True),
+}
+
+
+def error_for_status(
+    status: int,
+    *,
+    reason: str,
+    body: Any,
+    endpoint: str | None,
+    request_id: str | None,
+    retry_after: float | None,
+    attempts: int,
+) -> AgentTargetError:
+    """Return the error that an HTTP answer of `status` (400 or above) means.
+
+    Args:
+        status: The HTTP status.
+        reason: What the server said, as `server_reason` reads it from the body.
+        body: The body, as kept on the error.
+        endpoint: The endpoint's name, if one was named.
+        request_id: The server's id of the request, if it gave one.
+        retry_after: Seconds the server asked to wait, if it did.
+        attempts: How many times the request was sent.
+    """
+    row = _STATUS_TABLE.get(status) or _StatusRow(AgentError, "The agent may have run.", True)
+    attributes: dict[str, Any] = {
+        "endpoint": endpoint,
+        "status_code": status,
+        "request_id": request_id,
+        "body": body,
+        "attempts": attempts,
+        "may_have_run": row.may_have_run,
+    }
+    if row.error in (RateLimitError, EndpointUnavailableError):
+        attributes["retry_after"] = retry_after
+    if row.error is AgentError:
+        attributes["retryable"] = status >= 500
+    said = f"{status}: {reason}" if reason else str(status)
+    request = f" (request {printable(request_id)})" if request_id else ""
+    return row.error(f"{server_name(endpoint)} answered {said}{request}. {row.advice}", **attributes)
+
+
+def server_name(endpoint: str | None) -> str:
+    """Return what an error calls the server, at the start of a sentence."""
+    return f"Endpoint '{endpoint}'" if endpoint else "The server"
+
+
+def parse_body(raw: bytes) -> Any:
+    """Return an error answer's body as JSON values, or else as text; None when it is empty."""
+    text = raw.decode("utf-8", errors="replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text.strip() or None
+
+
+def server_reason(body: Any) -> str:
+    """Return what a server said went wrong, as one printable line: its code and its message.
+
+    Reads the shapes of Databricks and MLflow (`error_code`, `message`), of the OpenAI-compatible APIs (`error`), of
+    FastAPI (`detail`), and text.
+    """
+    code, message = _code_and_message(body)
+    return printable(f"{code}: {message}" if code and message else str(code or message))
+
+
+def _code_and_message(body: Any) -> tuple[str, str]:
+    if isinstance(body, str):
+        found = re.search(r"<title>(.*?)</title>|<pre>(.*?)</pre>", body, re.IGNORECASE | re.DOTALL)
+        return "", (found.group(1) or found.group(2) or "").strip() if found else body
+    if not isinstance(body, dict):
+        return "", "" if body is None else json.dumps(body)
+    error = body.get("error")
+    if isinstance(error, dict):
+        return _code_and_message({"error_code": error.get("code") or error.get("type"), **error, "error": None})
+    code = str(body.get("error_code") or body.get("code") or "")
+    for message in (body.get("message"), error, body.get("detail")):
+        if isinstance(message, str) and message:
+            return code, message
+        if message:
+            return code, json.dumps(message)
+    return code, "" if code else json.dumps(body)
+
+
+def printable(text: str, limit: int = 1000) -> str:
+    """Return `text` as one line of printable characters, shortened to `limit`: a body must not forge log lines."""
+    line = "".join(char if char.isprintable() else " " for char in text[: limit + 1])
+    line = " ".join(line.split())
+    return line if len(text) <= limit else line[:limit] + "..."

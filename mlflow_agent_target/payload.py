@@ -1,0 +1,173 @@
+"""What a caller may send: checked, then encoded. Pure.
+
+The two request schemas are MLflow's (`mlflow.types.responses`, `mlflow.types.agent`, `mlflow.types.llm`) in a tolerant
+form: MLflow's own refuse items they don't know, drop keys they don't know, and need numpy. They are only ever checked
+against; what is sent is the caller's own payload, with every key it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from mlflow_agent_target.errors import InvalidInputError
+
+
+def _check_content(content: Any) -> Any:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ValueError(f"must be text or a list of content parts, not {_kind(content)}")
+    for index, part in enumerate(content):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise ValueError(f"part {index} must be a dict with a 'type', not {_kind(part)}")
+    return content
+
+
+def _check_list(value: Any) -> Any:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list, not {_kind(value)}")
+    return value
+
+
+def _check_dict(value: Any) -> Any:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"must be a dict, not {_kind(value)}")
+    return value
+
+
+def _check_role(role: str) -> str:
+    if not role:
+        raise ValueError("must not be empty")
+    return role
+
+
+Content = Annotated[Any, AfterValidator(_check_content)]
+OptionalDict = Annotated[Any, AfterValidator(_check_dict)]
+Role = Annotated[str, AfterValidator(_check_role)]
+
+
+class _Tolerant(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class InputItem(_Tolerant):
+    """One item of a ResponsesAgent's `input`: a message, or any typed item, known or not."""
+
+    type: str | None = None
+    role: Role | None = None
+    content: Content = None
+
+    @model_validator(mode="after")
+    def _check_message(self) -> InputItem:
+        if self.type not in (None, "message"):
+            return self
+        if self.role is None:
+            raise ValueError("needs a 'role' and 'content' (a message) or a 'type' (another item)")
+        if self.role == "tool":
+            raise ValueError(
+                "has the role 'tool', which `input` does not know: send "
+                "{'type': 'function_call_output', 'call_id': ..., 'output': ...}"
+            )
+        if self.content is None:
+            raise ValueError("is a message without 'content'")
+        return self
+
+
+class ChatMessage(_Tolerant):
+    """One message of a ChatAgent's or ChatModel's `messages`."""
+
+    role: Role
+    content: Content = None
+
+    @model_validator(mode="after")
+    def _check_content_or_calls(self) -> ChatMessage:
+        extra = self.model_extra or {}
+        if self.content is None and not extra.get("tool_calls") and extra.get("refusal") is None:
+            raise ValueError("needs 'content' or 'tool_calls'")
+        return self
+
+
+class _Request(_Tolerant):
+    custom_inputs: OptionalDict = None
+    context: OptionalDict = None
+    databricks_options: OptionalDict = None
+
+
+class ResponsesRequest(_Request):
+    """A request to a ResponsesAgent."""
+
+    input: Annotated[list[InputItem], BeforeValidator(_check_list)]
+
+
+class ChatRequest(_Request):
+    """A request to a ChatAgent or ChatModel."""
+
+    messages: Annotated[list[ChatMessage], BeforeValidator(_check_list)]
+
+
+def check(schema: type[_Request], payload: Mapping[str, Any]) -> None:
+    """Check a payload against a schema.
+
+    Raises:
+        InvalidInputError: It does not fit; the error says where and why, for each fault.
+    """
+    try:
+        schema.model_validate(payload)
+    except ValidationError as error:
+        faults = "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors()[:5])
+        raise InvalidInputError(f"The payload can't be sent: {faults}.") from None
+
+
+def _fault(location: tuple[int | str, ...], message: str) -> str:
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
+    return f"{path}: {message.removeprefix('Value error, ')}"
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+
+
+def encode_json(payload: Any) -> bytes:
+    """Return `payload` as JSON bytes.
+
+    Raises:
+        InvalidInputError: It holds a value that JSON can't say; the error names its path.
+    """
+    try:
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"The payload can't be sent as JSON: {_json_problem(payload)}.") from error
+
+
+def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> str:
+    """Return where and why `value` is no JSON, or "" where it is."""
+    where = path or "the payload"
+    if id(value) in parents:
+        return f"{where} contains itself"
+    parents = (*parents, id(value))
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return f"a key in {where} is {type(key).__name__} {key!r:.50}, not a string"
+            if problem := _json_problem(key, f"the key {key!a:.50} in {where}") or _json_problem(
+                item, f"{path}.{key}" if path else key, parents
+            ):
+                return problem
+        return ""
+    if isinstance(value, (list, tuple)):
+        return next(filter(None, (_json_problem(item, f"{path}[{i}]", parents) for i, item in enumerate(value))), "")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"{where} holds half of a surrogate pair, which is no character"
+        return ""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return f"{where} is {value}, which JSON has no word for"
+    if value is None or isinstance(value, (bool, int, float)):
+        return ""
+    return f"{where} is a {type(value).__name__}, which JSON has no word for"

@@ -1,0 +1,81 @@
+"""When to try again, and how long to wait. Pure: the clock and the randomness are passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+from mlflow_agent_target.errors import AgentTargetError
+
+# Somebody is waiting to hear that the address is wrong; a gateway's 503 can pass, a closed port seldom does.
+_UNREACHABLE_RETRIES = 2
+_LONGEST_BACKOFF_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how patiently a request is sent again.
+
+    The wait before retry n (1, 2, ...) is `backoff_factor * 2 ** (n - 1)` seconds plus up to `backoff_jitter` seconds,
+    60 s at most, or what the server asked for with `Retry-After`. With MLflow's defaults: 2 to 3 s, 4 to 5 s, ...
+
+    Attributes:
+        max_retries: Retries after the first attempt.
+        backoff_factor: Seconds before the first retry.
+        backoff_jitter: Seconds of randomness added to each wait.
+    """
+
+    max_retries: int = 7
+    backoff_factor: float = 2.0
+    backoff_jitter: float = 1.0
+
+    def wait(
+        self, error: AgentTargetError, *, attempt: int, remaining: float, idempotent: bool, random: float
+    ) -> float | None:
+        """Return the seconds to wait before sending the request again, or None to give up.
+
+        A request is sent again only when the agent can't have run, unless the caller said that running twice is safe.
+
+        Args:
+            error: What the last attempt ended in.
+            attempt: Attempts made so far, 1 or more.
+            remaining: Seconds left of the time for all attempts together.
+            idempotent: Whether the agent may safely run twice.
+            random: A number in [0, 1) that spreads the waits.
+        """
+        if not error.retryable or (error.may_have_run and not idempotent):
+            return None
+        limit = min(self.max_retries, _UNREACHABLE_RETRIES) if _unreachable(error) else self.max_retries
+        if attempt > limit:
+            return None
+        asked: float | None = getattr(error, "retry_after", None)
+        backoff = min(self.backoff_factor * 2 ** min(attempt - 1, 16), _LONGEST_BACKOFF_SECONDS)
+        seconds = backoff + self.backoff_jitter * random if asked is None else asked
+        return seconds if seconds < remaining else None
+
+
+def _unreachable(error: AgentTargetError) -> bool:
+    return bool(getattr(error, "unreachable", False))
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Return the seconds that a `Retry-After` header asks to wait, or None when it says nothing readable.
+
+    Args:
+        value: The header: seconds, or an HTTP date (RFC 9110, section 10.2.3).
+        now: The current time, in seconds since the epoch.
+    """
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=timezone.utc)
+        seconds = (date - datetime.fromtimestamp(now, tz=timezone.utc)).total_seconds()
+    return max(seconds, 0.0) if seconds == seconds and seconds != float("inf") else None

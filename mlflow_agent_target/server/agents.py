@@ -1,0 +1,297 @@
+"""Real MLflow agents, loaded and run: a payload in, a whole answer or events out, with the trace of the run."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import ChatAgent, ChatModel, ResponsesAgent
+from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.types.agent import ChatAgentChunk, ChatAgentRequest, ChatAgentResponse
+from mlflow.types.llm import ChatCompletionChunk, ChatCompletionResponse, ChatMessage, ChatParams
+from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
+from pydantic import BaseModel, ValidationError
+
+from mlflow_agent_target import interfaces
+from mlflow_agent_target.errors import InvalidInputError, printable
+
+_logger = logging.getLogger(__name__)
+
+_ACCEPTED = (
+    "Give a logged model (models:/NAME/VERSION, runs:/RUN/PATH), a model's folder, a Python file that calls "
+    "mlflow.models.set_model, or a ResponsesAgent, ChatAgent or ChatModel object"
+)
+# Keys the platform takes out of a request before the agent sees it.
+_PLATFORM_KEYS = ("model", "stream", "databricks_options", "client_request_id", "usage_context", "extra_body")
+
+
+class RefusedError(Exception):
+    """A request that the platform refuses, with the status, code and message it refuses it with."""
+
+    def __init__(self, status: int, error_code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_code = error_code
+        self.message = message
+
+    def body(self) -> dict[str, Any]:
+        return {"error_code": self.error_code, "message": self.message}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How agents of one interface are called: with which arguments, and what they must answer."""
+
+    interface: type[interfaces.Interface]
+    arguments: Callable[[dict[str, Any], ServedAgent], tuple[Any, ...]]
+    answer: type[Any]
+    event: type[Any]
+
+
+def _responses_arguments(payload: dict[str, Any], _agent: ServedAgent) -> tuple[Any, ...]:
+    return (ResponsesAgentRequest(**payload),)
+
+
+def _chat_agent_arguments(payload: dict[str, Any], _agent: ServedAgent) -> tuple[Any, ...]:
+    request = ChatAgentRequest(**payload)
+    return request.messages, request.context, request.custom_inputs
+
+
+def _chat_model_arguments(payload: dict[str, Any], agent: ServedAgent) -> tuple[Any, ...]:
+    messages = [ChatMessage.from_dict(message) for message in payload["messages"]]
+    params = ChatParams.from_dict({key: value for key, value in payload.items() if key != "messages"})
+    # MLflow lets a ChatModel leave the context out of its signature.
+    wants_context = len(inspect.signature(agent.model.predict).parameters) == 3
+    return (agent.context, messages, params) if wants_context else (messages, params)
+
+
+_KINDS: dict[type[Any], _Kind] = {
+    ResponsesAgent: _Kind(
+        interfaces.ResponsesAgent, _responses_arguments, ResponsesAgentResponse, ResponsesAgentStreamEvent
+    ),
+    ChatAgent: _Kind(interfaces.ChatAgent, _chat_agent_arguments, ChatAgentResponse, ChatAgentChunk),
+    ChatModel: _Kind(interfaces.ChatCompletions, _chat_model_arguments, ChatCompletionResponse, ChatCompletionChunk),
+}
+
+
+class ServedAgent:
+    """An agent behind an endpoint.
+
+    Args:
+        name: The endpoint's name.
+        source: A model URI, a model's folder, a Python file, or an agent object.
+
+    Raises:
+        InvalidInputError: The source is no agent, or can't be loaded.
+    """
+
+    def __init__(self, name: str, source: Any) -> None:
+        self.name = name
+        self.model, self.context = _load(source)
+        self.entity = str(source) if isinstance(source, (str, Path)) else type(source).__name__
+        kind = next((kind for base, kind in _KINDS.items() if isinstance(self.model, base)), None)
+        if kind is None:
+            raise InvalidInputError(f"{self.entity!r:.200} is no agent but a {type(self.model).__name__}. {_ACCEPTED}.")
+        self._kind = kind
+        self.interface = kind.interface
+        self.task = kind.interface.tasks[0]
+
+    def arguments(self, body: dict[str, Any]) -> tuple[Any, ...]:
+        """Return a request's body as the arguments of the agent's `predict`.
+
+        Raises:
+            RefusedError: The body does not fit the agent's schema. The agent has not run.
+        """
+        key = self.interface.request_key
+        if key not in body:
+            raise _wrong_key(key, body)
+        payload = {name: value for name, value in body.items() if name not in _PLATFORM_KEYS and value is not None}
+        try:
+            return self._kind.arguments(payload, self)
+        except (ValidationError, MlflowException, TypeError, ValueError, KeyError, AttributeError) as error:
+            reason = printable(str(error), 2000)
+            raise RefusedError(
+                400, "INVALID_PARAMETER_VALUE", f"Invalid parameters for {self.interface.name}: {reason}"
+            ) from error
+
+    def answer(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> dict[str, Any]:
+        """Run the agent and return its whole answer, with what the platform adds to it.
+
+        Raises:
+            RefusedError: The agent failed.
+        """
+        try:
+            with self._traced(arguments) as run:
+                answer = _as_dict(self.model.predict(*arguments), self._kind.answer)
+                run.span.set_outputs(answer)
+        except Exception as error:
+            raise self._failure(error) from error
+        if answer.get("id") is None:
+            answer["id"] = request_id
+        answer["databricks_output"] = {"databricks_request_id": request_id}
+        if return_trace:
+            answer["databricks_output"]["trace"] = run.trace()
+        return answer
+
+    def events(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> Iterator[dict[str, Any]]:
+        """Run the agent and yield its events, with what the platform adds to them; the last one tells a failure."""
+        held: dict[str, Any] | None = None
+        failure: RefusedError | None = None
+        try:
+            with self._traced(arguments) as run:
+                said = self.interface()
+                try:
+                    for raw in self.model.predict_stream(*arguments):
+                        event = _as_dict(raw, self._kind.event)
+                        said.add(event)
+                        if event.get("id") is None:
+                            event["id"] = request_id
+                        if held is not None:
+                            yield held
+                            held = None
+                        # The trace comes beside the last item. Which one is the last shows when the agent is done.
+                        if return_trace and self._may_be_last(event):
+                            held = event
+                        else:
+                            yield event
+                finally:
+                    run.span.set_outputs(said.answer())
+        except Exception as error:
+            failure = self._failure(error)
+        output: dict[str, Any] = {"databricks_request_id": request_id}
+        if return_trace:
+            output["trace"] = run.trace()
+        if failure is not None:
+            if held is not None:
+                yield held
+            yield {"databricks_output": {**output, "error": failure.body()}}
+        elif held is not None:
+            yield {**held, "databricks_output": output}
+        elif return_trace:
+            # Readers of chat completions index into `choices`, of every chunk.
+            choices: dict[str, Any] = {"choices": []} if self.interface is interfaces.ChatCompletions else {}
+            yield {**choices, "databricks_output": output}
+
+    def _may_be_last(self, event: dict[str, Any]) -> bool:
+        return event.get("type") == "response.output_item.done" or self.interface.ends(event)
+
+    def _failure(self, error: Exception) -> RefusedError:
+        """Return what Model Serving answers when an agent raises: 400, unless it raised MLflow's own error."""
+        _logger.error("Agent '%s' failed", self.name, exc_info=error)
+        if isinstance(error, MlflowException):
+            return RefusedError(error.get_http_status_code(), str(error.error_code), error.message)
+        message = f"Encountered an unexpected error while evaluating the model. Error: {type(error).__name__}: {error}"
+        return RefusedError(400, "BAD_REQUEST", message)
+
+    @contextmanager
+    def _traced(self, arguments: tuple[Any, ...]) -> Iterator[_Run]:
+        """Run the block in a span of its own: ChatAgents and ChatModels are not traced by MLflow itself."""
+        with mlflow.start_span(name=self.name, span_type="AGENT") as span:
+            span.set_inputs(_described(arguments))
+            with InMemoryTraceManager.get_instance().get_trace(span.trace_id) as recorded:
+                run = _Run(span, recorded)
+            yield run
+
+
+class _Run:
+    """One run's span, and what MLflow records of its trace."""
+
+    def __init__(self, span: Any, recorded: Any) -> None:
+        self.span = span
+        self._recorded = recorded
+
+    def trace(self) -> dict[str, Any] | None:
+        """Return the finished run's trace; None where MLflow's tracing is off.
+
+        MLflow takes the record out of its memory when it exports it, to wherever its tracking is configured; whoever
+        held on to it still has every span.
+        """
+        if self._recorded is None:
+            return None
+        trace: dict[str, Any] = self._recorded.to_mlflow_trace().to_dict()
+        return trace
+
+
+def _load(source: Any) -> tuple[Any, Any]:
+    """Return an agent object, and the context that MLflow gives a logged ChatModel."""
+    if not isinstance(source, (str, Path)):
+        return source, None
+    path = Path(source)
+    if path.suffix == ".py":
+        return _load_file(path), None
+    try:
+        model = mlflow.pyfunc.load_model(str(source))
+        return model.unwrap_python_model(), getattr(model._model_impl, "context", None)
+    except Exception as error:  # a model's own code runs here, and it may raise anything
+        raise InvalidInputError(f"{str(source)!r} can't be loaded: {error}. {_ACCEPTED}.") from error
+
+
+def _load_file(path: Path) -> Any:
+    """Run a models-from-code file and return what it gave to `mlflow.models.set_model`."""
+    if not path.is_file():
+        raise InvalidInputError(f"There is no file {str(path)!r}. {_ACCEPTED}.")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as `python agent.py` would, for the modules beside it
+    name = f"agent_{uuid.uuid4().hex}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InvalidInputError(f"{str(path)!r} can't be read as Python. {_ACCEPTED}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    # set_model leaves the agent here, and leaves the one before it there where a file does not call it.
+    mlflow.models.model.__mlflow_model__ = None
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InvalidInputError(f"{str(path)!r} can't be run: {type(error).__name__}: {error}.") from error
+    agent = mlflow.models.model.__mlflow_model__
+    if agent is None:
+        raise InvalidInputError(f"{str(path)!r} sets no model: end it with mlflow.models.set_model(agent).")
+    return agent
+
+
+def _wrong_key(key: str, body: dict[str, Any]) -> RefusedError:
+    other = "messages" if key == "input" else "input"
+    if key == "input":
+        message = (
+            f"'{other}' field is not supported. Please use '{key}' field instead."
+            if other in body
+            else f"Missing required parameter: '{key}'"
+        )
+    else:
+        message = (
+            f"Model is missing inputs ['{key}']. Note that there were extra inputs: ['{other}']."
+            if other in body
+            else f"Missing required Chat parameter: '{key}'"
+        )
+    return RefusedError(400, "INVALID_PARAMETER_VALUE", message)
+
+
+def _as_dict(result: Any, kind: type[Any]) -> dict[str, Any]:
+    """Return what an agent gave as a dict without nulls, as MLflow dumps it; refuse what MLflow would refuse."""
+    if isinstance(result, BaseModel):
+        return result.model_dump(exclude_none=True)
+    if isinstance(result, dict) and issubclass(kind, BaseModel):
+        kind.model_validate(result)
+        return dict(result)
+    if isinstance(result, kind):
+        dumped: dict[str, Any] = result.to_dict()
+        return dumped
+    raise TypeError(f"the agent gave a {type(result).__name__}, not a {kind.__name__}")
+
+
+def _described(arguments: tuple[Any, ...]) -> Any:
+    """Return an agent's arguments as a trace shows them."""
+    shown = [argument for argument in arguments if argument is not None]
+    return shown[0] if len(shown) == 1 else shown

@@ -1,0 +1,194 @@
+"""The platform's REST surface of serving endpoints, over agents that run in this process.
+
+Routes, bodies and errors are Databricks Model Serving's, so that every official client works against it unchanged:
+https://docs.databricks.com/aws/en/generative-ai/agent-framework/query-agent
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from mlflow_agent_target.server.agents import RefusedError, ServedAgent
+
+# Agents run in threads: this many calls of one agent at a time, and none of them holds up another agent's.
+_THREADS_PER_AGENT = 256
+_EVENTS_IN_ADVANCE = 16
+
+
+def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
+    """Return the app that serves `agents` under their names, to callers that send `token` where there is one."""
+    created = int(time.time() * 1000)
+    limiters: dict[str, anyio.CapacityLimiter] = {}
+
+    def authenticate(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise RefusedError(401, "UNAUTHENTICATED", "The bearer token is missing or is not this server's.")
+
+    def find(name: str) -> ServedAgent:
+        if name not in agents:
+            raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", f"The endpoint '{name}' does not exist.")
+        return agents[name]
+
+    async def query(name: str, body: dict[str, Any]) -> Response:
+        agent = find(name)
+        call = _Call(agent, body)
+        limiter = limiters.setdefault(name, anyio.CapacityLimiter(_THREADS_PER_AGENT))
+        return await (call.stream(limiter) if body.get("stream") else call.answer(limiter))
+
+    app = FastAPI(title="agent-target", openapi_url=None)
+    secured = [Depends(authenticate)]
+
+    @app.exception_handler(RefusedError)
+    async def refuse(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RefusedError)  # noqa: S101 (the handler is registered for nothing else)
+        return JSONResponse(error.body(), error.status)
+
+    @app.exception_handler(HTTPException)
+    async def unknown_route(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        message = f"No API found for '{request.method} {request.url.path}'"
+        return JSONResponse({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, status)
+
+    @app.post("/serving-endpoints/{name}/invocations", dependencies=secured)
+    async def invocations(request: Request, name: str) -> Response:
+        return await query(name, await _json_body(request))
+
+    @app.post("/serving-endpoints/responses", dependencies=secured)
+    @app.post("/serving-endpoints/chat/completions", dependencies=secured)
+    @app.post("/serving-endpoints/completions", dependencies=secured)
+    async def by_model(request: Request) -> Response:
+        body = await _json_body(request)
+        if not isinstance(name := body.get("model"), str):
+            raise RefusedError(400, "INVALID_PARAMETER_VALUE", "Missing required parameter: 'model'")
+        return await query(name, body)
+
+    @app.get("/api/2.0/serving-endpoints", dependencies=secured)
+    @app.get("/api/2.0/serving-endpoints/", dependencies=secured)
+    async def list_endpoints() -> dict[str, Any]:
+        return {"endpoints": [_description(agent, created) for agent in agents.values()]}
+
+    @app.get("/api/2.0/serving-endpoints/{name}", dependencies=secured)
+    async def get_endpoint(name: str) -> dict[str, Any]:
+        return {**_description(find(name), created), "permission_level": "CAN_MANAGE", "route_optimized": False}
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "healthy"}
+
+    @app.get("/.well-known/databricks-config")
+    async def databricks_config() -> dict[str, Any]:
+        # databricks-sdk asks for this when it is constructed, and warns where it finds nothing.
+        return {}
+
+    return app
+
+
+class _Call:
+    """One checked call of an agent, run in a thread of its own."""
+
+    def __init__(self, agent: ServedAgent, body: dict[str, Any]) -> None:
+        options = body.get("databricks_options")
+        self._agent = agent
+        self._arguments = agent.arguments(body)
+        self._return_trace = isinstance(options, dict) and bool(options.get("return_trace"))
+        self._id = str(uuid.uuid4())
+        self._headers = {"x-request-id": self._id, "served-model-name": agent.name}
+
+    async def answer(self, limiter: anyio.CapacityLimiter) -> Response:
+        def run() -> bytes:
+            return _json(self._agent.answer(self._arguments, self._id, self._return_trace))
+
+        content = await anyio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True)
+        return Response(content, media_type="application/json", headers=self._headers)
+
+    async def stream(self, limiter: anyio.CapacityLimiter) -> Response:
+        send, receive = anyio.create_memory_object_stream[bytes](_EVENTS_IN_ADVANCE)
+
+        def run() -> None:
+            # The whole stream in one thread: spans and other context variables don't survive a change of threads.
+            frames = _frames(self._agent.events(self._arguments, self._id, self._return_trace))
+            try:
+                for frame in frames:
+                    anyio.from_thread.run(send.send, frame)
+            except anyio.BrokenResourceError:
+                pass  # the caller has left
+            finally:
+                frames.close()
+                anyio.from_thread.run_sync(send.close)
+
+        producer = asyncio.create_task(anyio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True))
+
+        async def frames() -> AsyncIterator[bytes]:
+            async with receive:
+                async for frame in receive:
+                    yield frame
+            await producer
+
+        return StreamingResponse(frames(), media_type="text/event-stream", headers=self._headers)
+
+
+async def _json_body(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, "MALFORMED_REQUEST", f"Invalid JSON in the request's body: {error}") from error
+    if not isinstance(body, dict):
+        raise RefusedError(
+            400, "MALFORMED_REQUEST", f"The request's body must be a JSON object, not {type(body).__name__}."
+        )
+    # The documentation's raw REST samples nest what the OpenAI client merges.
+    extra = body.pop("extra_body", None)
+    return {**body, **extra} if isinstance(extra, dict) else body
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _frames(events: Iterator[dict[str, Any]]) -> Generator[bytes, None, None]:
+    for event in events:
+        yield b"data: " + _json(event) + b"\n\n"
+    yield b"data: [DONE]\n\n"
+
+
+def _description(agent: ServedAgent, created: int) -> dict[str, Any]:
+    served = f"{agent.name}-1"
+    return {
+        "name": agent.name,
+        "id": uuid.uuid5(uuid.NAMESPACE_URL, agent.name).hex,
+        "creator": "local",
+        "creation_timestamp": created,
+        "last_updated_timestamp": created,
+        "state": {"ready": "READY", "config_update": "NOT_UPDATING"},
+        "config": {
+            "served_entities": [
+                {
+                    "name": served,
+                    "entity_name": agent.entity,
+                    "entity_version": "1",
+                    "workload_size": "Small",
+                    "workload_type": "CPU",
+                    "scale_to_zero_enabled": False,
+                    "state": {"deployment": "DEPLOYMENT_READY", "deployment_state_message": ""},
+                }
+            ],
+            "traffic_config": {"routes": [{"served_model_name": served, "traffic_percentage": 100}]},
+            "config_version": 1,
+        },
+        "tags": [],
+        "task": agent.task,
+    }

@@ -1,0 +1,290 @@
+"""Streamed answers: events as they arrive, which add up to a whole answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Protocol
+
+from mlflow_agent_target.answers import AgentResponse, whole_answer
+from mlflow_agent_target.errors import (
+    AgentError,
+    AgentTargetError,
+    InvalidResponseError,
+    RequestTimeoutError,
+    StreamIdleError,
+    StreamInterruptedError,
+    printable,
+    server_name,
+    server_reason,
+)
+from mlflow_agent_target.interfaces import Interface, failure, interface_of_event
+from mlflow_agent_target.sse import EventDecoder, ServerSentEvent
+
+_END = "[DONE]"
+
+
+class ByteStream(Protocol):
+    """What a stream needs of the transport: bytes as they arrive, and an end to it."""
+
+    content_type: str
+    request_id: str | None
+
+    def __iter__(self) -> Iterator[bytes]: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class AgentStream:
+    """A streamed answer: an iterator of events, plain dicts as the endpoint sent them.
+
+    It ends in exactly one of two ways: complete, or with an exception. Leaving a `for` loop over it early, leaving its
+    `with` block, or `close()` closes the connection; reading on after that raises.
+
+    Attributes:
+        time_to_first_event: Seconds from the request to the first event; None before.
+        duration: Seconds from the request to the stream's end; None before.
+    """
+
+    def __init__(
+        self,
+        body: ByteStream,
+        *,
+        endpoint: str | None = None,
+        started: float | None = None,
+        idle_timeout: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.time_to_first_event: float | None = None
+        self.duration: float | None = None
+        self._body = body
+        self._endpoint = endpoint
+        self._idle_timeout = idle_timeout
+        self._clock = clock
+        self._started = clock() if started is None else started
+        self._interface: Interface | None = None
+        self._whole: AgentResponse | None = None
+        # Events of no interface that came before the first that has one.
+        self._early: list[dict[str, Any]] = []
+        self._new_text = ""
+        self._incomplete_reason = ""
+        self._error: AgentTargetError | None = None
+        self._events = self._read()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # A generator of its own for each loop: when a loop is left early, Python closes it, and it the connection.
+        try:
+            while (event := next(self, None)) is not None:
+                yield event
+        finally:
+            self.close()
+
+    def __next__(self) -> dict[str, Any]:
+        if self._error is not None:
+            raise self._error
+        self._new_text = ""
+        try:
+            return next(self._events)
+        except AgentTargetError as error:
+            self._error = error
+            raise
+
+    def __enter__(self) -> AgentStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if body := getattr(self, "_body", None):
+            body.close()
+
+    def close(self) -> None:
+        """Close the connection. Any number of times; a stream that has ended stays as it ended."""
+        if self.duration is None:
+            self._error = self._interrupted("was closed by its reader before it was complete")
+            self._end()
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The assistant's text as it comes, in pieces that add up to the answer's `output_text`.
+
+        Reads the stream's events; leaving it early closes the connection.
+        """
+        for _ in self:
+            if self._new_text:
+                yield self._new_text
+
+    def get_final_response(self) -> AgentResponse:
+        """Read the stream to its end and return the whole answer, in the shape that `predict` gives.
+
+        Raises:
+            AgentTargetError: The stream failed, was cut off, or was closed before its end.
+        """
+        for _ in self:
+            pass
+        if self._error is not None:
+            raise self._error
+        return self._whole or AgentResponse(self._so_far() or {}, request_id=self._body.request_id)
+
+    def _so_far(self) -> dict[str, Any] | None:
+        if self._interface is not None:
+            return self._interface.answer()
+        merged = {key: value for event in self._early for key, value in event.items()}
+        return merged or None
+
+    def _end(self) -> None:
+        self.duration = self._clock() - self._started
+        self._body.close()
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        try:
+            if self._body.content_type in ("application/json", "text/html"):
+                yield self._read_whole()
+            else:
+                yield from self._read_events()
+        except AgentTargetError:
+            self._body.close()
+            raise
+        finally:
+            if self.duration is None:
+                self._end()
+
+    def _read_whole(self) -> dict[str, Any]:
+        """Take a whole JSON answer in place of a stream: MLflow's scoring server can't stream."""
+        raw = b"".join(self._chunks())
+        text = raw.decode("utf-8", errors="replace")
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise self._invalid(f"sent {self._body.content_type} in place of a stream", text) from None
+        self.time_to_first_event = self._clock() - self._started
+        self._whole = whole_answer(value, endpoint=self._endpoint, request_id=self._body.request_id)
+        self._new_text = self._whole.output_text
+        return self._whole
+
+    def _read_events(self) -> Iterator[dict[str, Any]]:
+        decoder = EventDecoder()
+        last_event_at = self._started
+        named_frames = ends = False
+        for chunk in self._chunks():
+            events = decoder.feed(chunk)
+            now = self._clock()
+            if events:
+                last_event_at = now
+            elif now - last_event_at > self._idle_timeout:
+                # Comments that keep a connection alive say nothing of the agent.
+                raise self._silent()
+            for frame in events:
+                if frame.data.strip() == _END:
+                    self._body.finish()
+                    self._check_complete()
+                    return
+                named_frames = named_frames or bool(frame.event)
+                if not frame.data.strip():
+                    continue
+                event = self._parse(frame, whole=True)
+                yield from self._deliver(event, frame.event)
+                ends = self._interface is not None and self._interface.ends(event)
+        for frame in decoder.finish():
+            if frame.data.strip() == _END:
+                self._check_complete()
+                return
+            event = self._parse(frame, whole=False)
+            yield from self._deliver(event, frame.event)
+            ends = self._interface is not None and self._interface.ends(event)
+        # Without [DONE], only servers that frame with `event:` lines, as OpenAI's, are known to end like this.
+        if not (named_frames and ends):
+            raise self._interrupted("ended without its end marker, so it was cut off")
+        self._check_complete()
+
+    def _check_complete(self) -> None:
+        if self._incomplete_reason:
+            raise self._interrupted(f"ended before the answer was whole: {self._incomplete_reason}")
+
+    def _deliver(self, event: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+        error = failure(event, name)
+        says_more = "delta" in event or "item" in event or event.get("choices")
+        if error is None or says_more:
+            self._take(event)
+            yield event
+        if error is not None:
+            raise AgentError(
+                f"{server_name(self._endpoint)}: the agent failed while it was answering: {server_reason(error)}",
+                endpoint=self._endpoint,
+                status_code=200,
+                request_id=self._body.request_id,
+                body=event,
+                attempts=1,
+                partial=self._so_far(),
+            )
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if self.time_to_first_event is None:
+            self.time_to_first_event = self._clock() - self._started
+        if self._interface is None:
+            interface = interface_of_event(event)
+            if interface is None:
+                self._early.append(event)
+                return
+            self._interface = interface()
+            for early in self._early:
+                self._interface.add(early)
+        self._new_text = self._interface.add(event)
+        if event.get("type") == "response.incomplete":
+            response = event.get("response")
+            details = response.get("incomplete_details") if isinstance(response, dict) else None
+            reason = details.get("reason") if isinstance(details, dict) else None
+            self._incomplete_reason = printable(str(reason or "the model gave no reason"))
+
+    def _parse(self, frame: ServerSentEvent, *, whole: bool) -> dict[str, Any]:
+        try:
+            event = json.loads(frame.data)
+        except (ValueError, RecursionError):
+            if not whole:
+                raise self._interrupted("was cut off within an event") from None
+            raise self._invalid("sent an event that is not JSON", frame.data) from None
+        if not isinstance(event, dict):
+            raise self._invalid("sent an event that is not a JSON object", frame.data)
+        return event
+
+    def _chunks(self) -> Iterator[bytes]:
+        try:
+            yield from self._body
+        except RequestTimeoutError as error:
+            raise self._silent() from error
+        except AgentTargetError as error:
+            raise self._interrupted(f"broke off: {error}") from error
+
+    def _interrupted(self, what: str) -> StreamInterruptedError:
+        return StreamInterruptedError(f"{server_name(self._endpoint)}: the stream {what}.", **self._facts())
+
+    def _silent(self) -> StreamIdleError:
+        return StreamIdleError(
+            f"{server_name(self._endpoint)}: the stream was silent for {self._idle_timeout:g} s. "
+            "The agent may still be running. Allow more with client.with_options(idle_timeout=...).",
+            **self._facts(),
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "endpoint": self._endpoint,
+            "status_code": 200,
+            "request_id": self._body.request_id,
+            "attempts": 1,
+            "partial": self._so_far(),
+        }
+
+    def _invalid(self, what: str, body: str) -> InvalidResponseError:
+        return InvalidResponseError(
+            f"{server_name(self._endpoint)} {what}. It starts: {printable(body, 200)!r}",
+            endpoint=self._endpoint,
+            status_code=200,
+            request_id=self._body.request_id,
+            body=body,
+            attempts=1,
+        )
