@@ -30,13 +30,17 @@ def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for key, value in delta.items():
         if value is None:
             continue
-        known: Any = message.get(key)
+        known = message.get(key)
         if key == "tool_calls":
             message[key] = _merge_calls(dicts(known), dicts(value))
-        elif key not in _SAID_ONCE and isinstance(known, (str, list)) and type(known) is type(value):
+        elif _goes_on(key, known, value):
             message[key] = known + value
         else:
             message[key] = value
+
+
+def _goes_on(key: str, known: Any, value: Any) -> bool:
+    return key not in _SAID_ONCE and type(known) is type(value) and isinstance(value, (str, list))
 
 
 def _merge_calls(known: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -252,7 +252,7 @@ def error_for_status(
         attributes["retry_after"] = retry_after
     if row.error is AgentError:
         attributes["retryable"] = status >= 500
-    said = f"{status}: {reason}" if reason else str(status)
+    said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
     request = f" (request {printable(request_id)})" if request_id else ""
     return row.error(f"{server_name(endpoint)} answered {said}{request}. {row.advice}", **attributes)
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from mlflow_agent_target.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def _check_content(content: Any) -> Any:
@@ -118,13 +121,18 @@ def check(schema: type[_Request], payload: Mapping[str, Any]) -> None:
     try:
         schema.model_validate(payload)
     except ValidationError as error:
-        faults = "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors()[:5])
+        faults = "; ".join(map(_fault, error.errors(include_url=False)[:5]))
         raise InvalidInputError(f"The payload can't be sent: {faults}.") from None
 
 
-def _fault(location: tuple[int | str, ...], message: str) -> str:
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
-    return f"{path}: {message.removeprefix('Value error, ')}"
+def _fault(fault: ErrorDetails) -> str:
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault["loc"]).lstrip(".")
+    said = {
+        "missing": "is missing",
+        "model_type": f"must be a dict, not {_kind(fault['input'])}",
+        "string_type": f"must be a string, not {_kind(fault['input'])}",
+    }
+    return f"{path}: {said.get(fault['type'], fault['msg'].removeprefix('Value error, '))}"
 
 
 def _kind(value: Any) -> str:

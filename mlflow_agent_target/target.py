@@ -73,7 +73,8 @@ class Target:
             return cls(uri, environment=login)
         profile = rest.removeprefix("//")
         if not rest.startswith("//") or not profile or not _is_profile(profile):
-            hint = f" Did you mean '{NAME}:http://{profile}'?" if ":" in profile or profile[:1].isdigit() else ""
+            is_address = rest.startswith("//") and (":" in profile or profile[:1].isdigit())
+            hint = f" Did you mean '{NAME}:http:{rest}'?" if is_address else ""
             raise InvalidInputError(f"Target {_shown(uri)} can't be read.{hint} Give {_FORMS}.")
         return cls(uri, profile=profile, environment=login)
 

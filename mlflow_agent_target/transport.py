@@ -302,6 +302,7 @@ def _connection_error(error: Exception, base_url: str, options: RequestOptions, 
     causes = list(_causes(error))
     whose = server_name(options.endpoint)
     common: dict[str, Any] = {"endpoint": options.endpoint, "attempts": attempt}
+    tried = f" in {attempt} attempts" if attempt > 1 else ""
 
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
@@ -328,7 +329,9 @@ def _connection_error(error: Exception, base_url: str, options: RequestOptions, 
             else "Check the address and the network."
         )
         return EndpointUnavailableError(
-            f"{whose} was not asked: no connection to {base_url} ({reason}). {next_step}", unreachable=True, **common
+            f"{whose} was not asked: no connection to {base_url}{tried} ({reason}). {next_step}",
+            unreachable=True,
+            **common,
         )
     if has(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
         return RequestTimeoutError(

@@ -99,6 +99,8 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
         raise InvalidInputError(
             f"Anyone who reaches {host} could run the agent: set -C token=..., or leave host at {_DEFAULT_HOST}."
         )
+    import mlflow
+
     with _listen(host, _port(config.get("port", _DEFAULT_PORT))) as listener:
         server = _uvicorn_server({name: model_uri}, token)
         url = _url(listener)
@@ -114,6 +116,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
                 if token
                 else ""
             )
+            + f"  Traces:   {mlflow.get_tracking_uri()} (MLFLOW_TRACKING_URI)\n"
             + "Stop with Ctrl-C.",
             flush=True,
         )

@@ -1,0 +1,91 @@
+"""The command line, `agent-target`: parses, calls, prints. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlflow_agent_target import __version__
+
+_QUESTION = "What does Databricks do?"
+_PAYLOADS = (
+    ("a plain string", repr(_QUESTION)),
+    ("a ResponsesAgent's payload", f'{{"input": [{{"role": "user", "content": "{_QUESTION}"}}]}}'),
+    ("a ChatAgent's payload", f'{{"messages": [{{"role": "user", "content": "{_QUESTION}"}}]}}'),
+)
+_NEXT_STEPS = """
+Next
+  Serve your own agent, a logged model or a file that calls mlflow.models.set_model:
+    mlflow deployments run-local -t agent-target --name my-agent -m models:/my-agent/1
+    mlflow deployments run-local -t agent-target --name my-agent -m agent.py
+    client = get_deploy_client("agent-target:http://127.0.0.1:8080")
+  Query one that is deployed to a Databricks workspace:
+    export DATABRICKS_HOST=https://...  DATABRICKS_TOKEN=...     (or: databricks auth login)
+    client = get_deploy_client("agent-target")                   (or a profile: "agent-target://PROFILE")
+  The demo's agents are small files to copy from, in
+    {folder}"""
+
+
+@click.group()
+@click.version_option(__version__, prog_name="agent-target")
+def commands() -> None:
+    """Query AI agents that were authored with MLflow: get_deploy_client("agent-target")."""
+
+
+@commands.command()
+def demo() -> None:
+    """Serve two small agents on this machine and query them. Needs no network, no account and no model."""
+    import mlflow
+
+    import mlflow_agent_target.server.demo
+    from mlflow_agent_target import serve
+
+    folder = Path(mlflow_agent_target.server.demo.__file__).parent
+    # The demo leaves nothing behind: MLflow would write the agents' traces to a database in the current folder.
+    mlflow.tracing.disable()
+    agents = {"word-counter": folder / "responses_agent.py", "reverser": folder / "chat_agent.py"}
+    with serve(agents) as server:
+        print(
+            f"Two agents are served on {server.url}: 'word-counter', a ResponsesAgent, and 'reverser', a ChatAgent.\n"
+        )
+        session: dict[str, Any] = {}
+        _type("from mlflow.deployments import get_deploy_client", session)
+        _type(f'client = get_deploy_client("{server.target_uri}")', session)
+        for name in agents:
+            for what, payload in _PAYLOADS:
+                print(f"\n# {name}, asked with {what}")
+                _type(f'client.predict(endpoint="{name}", inputs={payload}).output_text', session)
+                _type(
+                    f'for text in client.predict_stream(endpoint="{name}", inputs={payload}).text_stream:\n'
+                    '    print(text, end="|", flush=True)',
+                    session,
+                )
+                print()
+    print(_NEXT_STEPS.format(folder=folder))
+
+
+def _type(source: str, session: dict[str, Any]) -> None:
+    """Show lines of Python as they would be typed, and run just those."""
+    first, *more = source.splitlines()
+    print("\n".join([f">>> {first}", *(f"... {line}" for line in more)]), flush=True)
+    exec(compile(source + "\n", "<demo>", "single"), session)  # noqa: S102 (the lines above, and nothing else)
+
+
+def main() -> None:
+    """Run the command line: an error of this package is a message and exit code 1, never a traceback."""
+    try:
+        commands(standalone_mode=False)
+    except click.exceptions.Abort:
+        raise SystemExit(130) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        from mlflow_agent_target.errors import AgentTargetError
+
+        if not isinstance(error, AgentTargetError):
+            raise
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(1) from None
