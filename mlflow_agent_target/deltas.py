@@ -39,6 +39,13 @@ def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
             message[key] = value
 
 
+def finished(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message that pieces were added up to, without the numbering of the pieces."""
+    if not (calls := dicts(message.get("tool_calls"))):
+        return message
+    return {**message, "tool_calls": [{k: v for k, v in call.items() if k != "index"} for call in calls]}
+
+
 def _goes_on(key: str, known: Any, value: Any) -> bool:
     return key not in _SAID_ONCE and type(known) is type(value) and isinstance(value, (str, list))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
-from mlflow_agent_target.deltas import as_list, content_text, dicts, merge_delta, sum_usage
+from mlflow_agent_target.deltas import as_list, content_text, dicts, finished, merge_delta, sum_usage
 
 Answer = dict[str, Any]
 Event = dict[str, Any]
@@ -208,7 +208,7 @@ class ChatAgent(Interface):
         return content_text(delta.get("content")) if message.get("role", "assistant") == "assistant" else ""
 
     def answer(self) -> Answer:
-        return {"messages": list(self._messages.values()), **self._extras}
+        return {"messages": [finished(message) for message in self._messages.values()], **self._extras}
 
 
 class ChatCompletions(Interface):
@@ -258,7 +258,7 @@ class ChatCompletions(Interface):
         return text
 
     def answer(self) -> Answer:
-        choices = [self._choices[index] for index in sorted(self._choices)]
+        choices = [{**choice, "message": finished(choice["message"])} for _, choice in sorted(self._choices.items())]
         return {"object": "chat.completion", "choices": choices, **self._extras}
 
 

@@ -1,0 +1,232 @@
+"""Streams add up to what `predict` would have given; answers read the same whatever the interface."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_agent_target import AgentResponse
+from mlflow_agent_target.streams import AgentStream
+
+STREAMS = Path(__file__).parent / "streams"
+
+
+class Recorded:
+    """A recorded body, in place of one from the network."""
+
+    content_type = "text/event-stream"
+    request_id = None
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.finished = False
+
+    def __iter__(self) -> Any:
+        return iter([self.body])
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def close(self) -> None: ...
+
+
+def message(item_id: str, text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    return {"type": "message", "id": item_id, "role": "assistant", "content": content}
+
+
+TRACE = {"info": {"trace_id": "tr-1"}, "data": {"spans": []}}
+CALL = {"type": "function_call", "id": "__fake_id__", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'}
+CHAT_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+WHOLE_ANSWERS: dict[str, dict[str, Any]] = {
+    "responses_minimum": {
+        "object": "response",
+        "output": [message("msg_1", "Hello ✓")],
+        "id": "req-1",
+        "databricks_output": {"trace": TRACE, "databricks_request_id": "req-1"},
+    },
+    "responses_text_only_in_done": {"object": "response", "output": [message("msg_1", "Hello")]},
+    "responses_two_inner_responses": {
+        "object": "response",
+        "id": "resp_placeholder",
+        "output": [
+            CALL,
+            {"type": "function_call_output", "call_id": "c1", "output": "2"},
+            message("__fake_id__", "It is 2."),
+        ],
+        "usage": {"input_tokens": 30, "output_tokens": 9, "total_tokens": 39},
+    },
+    "responses_openai_framing_without_done": {
+        "object": "response",
+        "id": "r1",
+        "status": "completed",
+        "model": "g",
+        "output": [message("m", "Hi")],
+        "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+    },
+    "responses_agent_server_trace_id": {
+        "object": "response",
+        "output": [message("m", "Hi")],
+        "metadata": {"trace_id": "tr-9"},
+    },
+    "responses_keep_alives": {"object": "response", "output": [message("m", "H\u2028i")]},
+    "chat_agent_tools": {
+        "messages": [
+            {"role": "assistant", "content": "", "id": "m1", "tool_calls": [CHAT_CALL]},
+            {"role": "tool", "content": "42", "id": "m2", "name": "f", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "It is 42.", "id": "m3"},
+        ],
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+        "custom_outputs": {"k": 1},
+        "databricks_output": {"trace": TRACE, "databricks_request_id": "req-2"},
+    },
+    "chat_completions_usage_chunk": {
+        "object": "chat.completion",
+        "id": "cc",
+        "model": "m",
+        "created": 1,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+    },
+    "chat_completions_tool_call_in_pieces": {
+        "object": "chat.completion",
+        "id": "cc",
+        "model": "m",
+        "created": 1,
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+                    ],
+                },
+                "finish_reason": "tool_calls",
+            }
+        ],
+    },
+}
+
+
+def test_every_recorded_stream_has_its_whole_answer_here() -> None:
+    assert sorted(WHOLE_ANSWERS) == sorted(path.stem for path in STREAMS.glob("*.txt"))
+
+
+@pytest.mark.parametrize("name", WHOLE_ANSWERS)
+def test_a_recorded_stream_adds_up_to_the_whole_answer(name: str) -> None:
+    assert AgentStream(Recorded((STREAMS / f"{name}.txt").read_bytes())).get_final_response() == WHOLE_ANSWERS[name]
+
+
+@pytest.mark.parametrize("name", WHOLE_ANSWERS)
+def test_streamed_text_is_the_whole_answers_text_once(name: str) -> None:
+    stream = AgentStream(Recorded((STREAMS / f"{name}.txt").read_bytes()))
+    assert "".join(stream.text_stream) == stream.get_final_response().output_text
+
+
+def frames(*events: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+
+
+def delta(text: str, item_id: str = "m") -> dict[str, Any]:
+    return {"type": "response.output_text.delta", "item_id": item_id, "delta": text}
+
+
+def done(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "response.output_item.done", "item": item}
+
+
+@pytest.mark.parametrize(
+    ("events", "pieces"),
+    [
+        pytest.param([delta("a"), delta("b"), done(message("m", "ab"))], ["a", "b"], id="deltas, then the done item"),
+        pytest.param([delta("a"), done(message("m", "ab"))], ["a", "b"], id="the done item knows more"),
+        pytest.param([delta("a", "x"), done(message("y", "a"))], ["a"], id="the done item has another id"),
+        pytest.param([delta("a"), done(message("m", "A"))], ["a"], id="the done item says it otherwise"),
+        pytest.param(
+            [delta("a"), {"type": "response.output_text.done", "item_id": "m", "text": "ab"}, done(message("m", "ab"))],
+            ["a", "b"],
+            id="the text is done before the item",
+        ),
+        pytest.param(
+            [delta("a"), done(message("m", "a")), delta("b"), done(message("m", "b"))],
+            ["a", "b"],
+            id="two messages share a placeholder id",
+        ),
+        pytest.param(
+            [delta("a"), {"type": "response.completed", "response": {"output": [message("m", "a")]}}],
+            ["a"],
+            id="only response.completed brings the item",
+        ),
+        pytest.param([delta("a")], ["a"], id="no done item ever comes"),
+    ],
+)
+def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], pieces: list[str]) -> None:
+    stream = AgentStream(Recorded(frames(*events)))
+    assert list(stream.text_stream) == pieces
+    final = stream.get_final_response().output_text
+    assert final.lower() == "".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "usage"),
+    [
+        pytest.param(
+            {"output": [message("a", "one "), CALL, message("b", "two")], "usage": {"input_tokens": 1, "output_tokens": 2}},
+            "one two",
+            {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            id="ResponsesAgent",
+        ),
+        pytest.param(
+            {
+                "messages": [
+                    {"role": "assistant", "content": "one ", "tool_calls": [CHAT_CALL], "id": "1"},
+                    {"role": "tool", "content": "no", "id": "2"},
+                    {"role": "assistant", "content": "two", "id": "3"},
+                ],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+            },
+            "one two",
+            {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            id="ChatAgent",
+        ),
+        pytest.param(
+            {"choices": [{"message": {"content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}}]},
+            "one two",
+            None,
+            id="ChatModel with content parts",
+        ),
+        pytest.param({"predictions": ["one ", "two"]}, "one two", None, id="predictions"),
+        pytest.param({"predictions": {"output": [message("a", "one two")]}}, "one two", None, id="a wrapped answer"),
+        pytest.param({"final_response": "one two"}, "one two", None, id="final_response"),
+        pytest.param({"something": 1}, "", None, id="nothing known"),
+        pytest.param({"output": None, "messages": None, "usage": None}, "", None, id="explicit nulls"),
+    ],
+)
+def test_answers_read_the_same_whatever_the_interface(answer: dict[str, Any], text: str, usage: Any) -> None:
+    response = AgentResponse(answer)
+    assert response == answer
+    assert response.output_text == text
+    assert response.usage == usage
+
+
+def test_tool_calls_read_the_same_whatever_the_interface() -> None:
+    expected = [("c1", "add", '{"a": 1}')]
+    chat_call = {**CHAT_CALL, "function": {"name": "add", "arguments": '{"a": 1}'}}
+    for answer in (
+        {"output": [CALL]},
+        {"messages": [{"role": "assistant", "tool_calls": [chat_call]}]},
+        {"choices": [{"message": {"role": "assistant", "tool_calls": [chat_call]}}]},
+    ):
+        assert [(c["call_id"], c["name"], c["arguments"]) for c in AgentResponse(answer).tool_calls] == expected
+
+
+def test_pending_approvals_are_those_that_nobody_answered() -> None:
+    asked = [{"type": "mcp_approval_request", "id": name, "name": "f", "arguments": "{}"} for name in "ab"]
+    answered = {"type": "mcp_approval_response", "approval_request_id": "a", "approve": True}
+    assert AgentResponse({"output": [*asked, answered]}).pending_approvals == [asked[1]]
