@@ -321,7 +321,11 @@ def _connection_error(error: Exception, base_url: str, options: RequestOptions, 
             unreachable=True,
             **common,
         )
-    if has(urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout):
+    # urllib3 calls a TLS handshake that timed out a read timeout, though nothing was sent yet.
+    no_handshake = any("handshake operation timed out" in str(cause) for cause in causes)
+    if no_handshake or has(
+        urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout
+    ):
         host = urlsplit(base_url).hostname or ""
         next_step = (
             "Check the port, or start an agent there with `mlflow deployments run-local -t agent-target`."

@@ -119,12 +119,12 @@ class ScriptedServer:
 
     @staticmethod
     def _read(reader: Any, number: int) -> Received | None:
-        first = reader.readline().decode().split()
+        first = reader.readline().decode("latin-1").split()
         if len(first) < 2:
             return None
         headers = {}
         while line := reader.readline().strip():
-            key, _, value = line.decode().partition(":")
+            key, _, value = line.decode("latin-1").partition(":")
             headers[key.lower()] = value.strip()
         return Received(first[0], first[1], headers, reader.read(int(headers.get("content-length", 0))), number)
 

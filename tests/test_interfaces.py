@@ -177,7 +177,10 @@ def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], p
     ("answer", "text", "usage"),
     [
         pytest.param(
-            {"output": [message("a", "one "), CALL, message("b", "two")], "usage": {"input_tokens": 1, "output_tokens": 2}},
+            {
+                "output": [message("a", "one "), CALL, message("b", "two")],
+                "usage": {"input_tokens": 1, "output_tokens": 2},
+            },
             "one two",
             {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
             id="ResponsesAgent",
@@ -196,7 +199,11 @@ def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], p
             id="ChatAgent",
         ),
         pytest.param(
-            {"choices": [{"message": {"content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}}]},
+            {
+                "choices": [
+                    {"message": {"content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}}
+                ]
+            },
             "one two",
             None,
             id="ChatModel with content parts",

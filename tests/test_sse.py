@@ -40,7 +40,9 @@ def data(*texts: str) -> list[ServerSentEvent]:
         pytest.param(b"event: x\ndata: a\n\ndata: b\n\n", [("x", "a"), ("", "b")], id="a name is for one event only"),
         pytest.param(b"event: x\n\ndata: b\n\n", data("b"), id="an event without data is none, and its name is gone"),
         pytest.param(b"data: a\n\n\n\n\ndata: b\n\n", data("a", "b"), id="more blank lines change nothing"),
-        pytest.param("data: \u2028 \u2029 \x85 \x0b \x0c\n\n".encode(), data("\u2028 \u2029 \x85 \x0b \x0c"), id="U+2028"),
+        pytest.param(
+            "data: \u2028 \u2029 \x85 \x0b \x0c\n\n".encode(), data("\u2028 \u2029 \x85 \x0b \x0c"), id="U+2028"
+        ),
         pytest.param(b"data: a\n\ndata: b", data("a", "b"), id="the last event lacks its line end and blank line"),
         pytest.param(b"data: a\n\ndata: b\n", data("a", "b"), id="the last event lacks its blank line"),
         pytest.param(b"data: a\r\n\r\ndata: b\r", data("a", "b"), id="the body ends within a CRLF"),

@@ -72,7 +72,7 @@ def test_a_whole_stream_is_complete(answer: Answer, scripted: Make) -> None:
 
 
 CUTS: dict[str, Answer] = {
-    "reset": chunked([events(HEL, LO, done=False), 0.05], end=False) + [RESET],
+    "reset": [*chunked([events(HEL, LO, done=False), 0.05], end=False), RESET],
     "closed within a chunk": [*chunked([events(HEL, LO, done=False)], end=False), b"ff\r\ndata: {", CLOSE],
     "closed before the last chunk": [*chunked([events(HEL, LO, done=False)], end=False), CLOSE],
     "ended without its end marker": chunked([events(HEL, LO, done=False)]),

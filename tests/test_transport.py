@@ -1,0 +1,274 @@
+"""One request over a real socket: what is sent, what failures mean, when it is sent again."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mlflow_agent_target import (
+    AgentError,
+    AgentTargetClient,
+    AuthenticationError,
+    EndpointUnavailableError,
+    InvalidResponseError,
+    RateLimitError,
+    RequestTimeoutError,
+)
+from mlflow_agent_target.errors import AgentTargetError
+from mlflow_agent_target.retry import RetryPolicy
+from mlflow_agent_target.target import Credentials
+from mlflow_agent_target.transport import RequestOptions, Transport
+from tests.conftest import user
+from tests.scripted import CLOSE, RESET, Answer, ScriptedServer, whole
+
+Make = Callable[..., ScriptedServer]
+ANSWER = {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "ho"}]}]}
+NOT_READY = whole({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "not ready"}, 503)
+
+
+def client_of(server: ScriptedServer, **options: Any) -> AgentTargetClient:
+    return AgentTargetClient(server.target_uri).with_options(interface="ResponsesAgent", **options)
+
+
+def test_a_request_is_the_payload_and_says_who_sends_it(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_TARGET_TOKEN", "hunter2")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "hunter3")
+    server = scripted(whole(ANSWER, headers="x-request-id: r-1\r\n"))
+    payload = {"input": [user("é\u2028")], "databricks_options": {"return_trace": True}}
+    response = client_of(server).predict(endpoint="my agent", inputs=payload)
+    request = server.posts[0]
+    assert request.path == "/serving-endpoints/my%20agent/invocations"
+    assert request.json == payload
+    assert request.headers["authorization"] == "Bearer hunter2"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers["user-agent"].startswith("mlflow-agent-target/")
+    assert response == ANSWER
+    assert response.request_id == "r-1"
+
+
+def test_no_token_and_no_netrc_login_goes_to_a_plain_base_url(
+    scripted: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("DATABRICKS_TOKEN", "hunter3")
+    server = scripted(whole(ANSWER))
+    client_of(server).predict(endpoint="a", inputs="hi")
+    assert "authorization" not in server.posts[0].headers
+
+
+def test_calls_in_a_row_use_one_connection_whoever_makes_the_client(scripted: Make) -> None:
+    server = scripted(whole(ANSWER))
+    for _ in range(20):
+        client_of(server).predict(endpoint="a", inputs="hi")
+    assert {request.connection for request in server.posts} == {1}
+
+
+def test_threads_share_a_client_without_crosstalk(server: Any) -> None:
+    client = AgentTargetClient(server.target_uri)
+    wrong: list[tuple[str, str]] = []
+
+    def ask(thread: int) -> None:
+        for turn in range(5):
+            question = f"{thread} {turn}"
+            answer = client.predict(endpoint="chat_model", inputs={"messages": [user(question)]}).output_text
+            streamed = "".join(client.predict_stream(endpoint="chat_model", inputs=question).text_stream)
+            if not answer == streamed == question:
+                wrong.append((question, answer))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_gzipped_answer_is_read(scripted: Make) -> None:
+    body = gzip.compress(json.dumps(ANSWER).encode())
+    server = scripted(whole(body, headers="Content-Encoding: gzip\r\n"))
+    assert client_of(server).predict(endpoint="a", inputs="hi") == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("first", "sent"),
+    [
+        pytest.param(NOT_READY, 2, id="503 is sent again"),
+        pytest.param(whole({"message": "slow down"}, 429), 2, id="429 is sent again"),
+        *(
+            pytest.param(whole({"message": "no"}, status), 1, id=f"{status} is not")
+            for status in (400, 401, 403, 404, 408, 409, 413, 422, 500, 501, 502, 504)
+        ),
+        pytest.param([RESET], 1, id="a reset is not"),
+        pytest.param([CLOSE], 1, id="a connection closed without an answer is not"),
+        pytest.param([b"HTTP/1.1 200 X\r\nContent-Length: 99\r\n\r\n{", CLOSE], 1, id="a cut answer is not"),
+        pytest.param(whole(b"<html>"), 1, id="nonsense is not"),
+    ],
+)
+def test_only_what_the_agent_cannot_have_seen_is_sent_again(first: Answer, sent: int, scripted: Make) -> None:
+    server = scripted(first, whole(ANSWER))
+    try:
+        assert client_of(server).predict(endpoint="a", inputs="hi") == ANSWER
+    except AgentTargetError as error:
+        assert sent == 1
+        assert error.attempts == 1  # noqa: PT017
+    assert len(server.posts) == sent
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 504])
+def test_an_idempotent_call_is_sent_again_after_every_passing_failure(status: int, scripted: Make) -> None:
+    server = scripted(whole({"message": "no"}, status), whole(ANSWER))
+    assert client_of(server, idempotent=True).predict(endpoint="a", inputs="hi") == ANSWER
+    assert len(server.posts) == 2
+
+
+def test_retries_end_with_the_last_answer(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    server = scripted(
+        whole({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}, 429, headers="Retry-After: 0\r\n")
+    )
+    with pytest.raises(RateLimitError, match="REQUEST_LIMIT_EXCEEDED: slow down") as caught:
+        client_of(server).predict(endpoint="a", inputs="hi")
+    assert (caught.value.attempts, caught.value.retry_after, len(server.posts)) == (3, 0, 3)
+    assert caught.value.body == {"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}
+
+
+class Clock:
+    """A clock that only moves when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float, /) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_waits_are_logged_and_kept_within_the_total_time(scripted: Make, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    server = scripted(NOT_READY)
+    transport = Transport(Credentials(server.url, dict), clock=clock)
+    options = RequestOptions(endpoint="a", total_timeout=20, retries=RetryPolicy(backoff_jitter=0))
+    with caplog.at_level(logging.INFO), pytest.raises(EndpointUnavailableError) as caught:
+        transport.post(server.url, {}, options)
+    assert clock.slept == [2, 4, 8]
+    assert caught.value.attempts == 4
+    assert "Attempt 3 failed, trying again in 8.0 s: Endpoint 'a' answered 503" in caplog.text
+
+
+def test_nothing_listening_is_an_error_with_the_next_step() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(EndpointUnavailableError, match="run-local") as caught:
+        AgentTargetClient(f"agent-target:http://127.0.0.1:{port}").predict(endpoint="a", inputs="hi")
+    assert caught.value.may_have_run is False
+    assert f"http://127.0.0.1:{port}" in str(caught.value)
+    assert "Connection refused" in str(caught.value)
+
+
+def test_a_host_that_is_not_there_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(EndpointUnavailableError, match="Check the address") as caught:
+        AgentTargetClient("agent-target:http://nobody.invalid").predict(endpoint="a", inputs="hi")
+    assert caught.value.may_have_run is False
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 X\r\n\r\n", None], ids=["plain HTTP", "silence"])
+def test_a_server_that_speaks_no_tls_was_not_asked(greeting: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    accepted = []
+
+    def answer(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted.append(listener.accept()[0])
+                if greeting:
+                    accepted[-1].sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        client = AgentTargetClient(f"agent-target:https://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(EndpointUnavailableError, match="was not asked") as caught:
+            client.with_options(timeout=0.5, interface="ChatAgent").predict(endpoint="a", inputs="hi")
+    for connection in accepted:
+        connection.close()
+    assert caught.value.may_have_run is False
+
+
+@pytest.mark.parametrize(
+    "answer", [[5.0], [b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\n{", 5.0]], ids=["head", "body"]
+)
+def test_an_agent_that_is_too_slow_may_still_be_running(answer: Answer, scripted: Make) -> None:
+    server = scripted(answer)
+    with pytest.raises(RequestTimeoutError, match="with_options") as caught:
+        client_of(server, timeout=0.2).predict(endpoint="a", inputs="hi")
+    assert caught.value.may_have_run is True
+    assert len(server.posts) == 1
+
+
+@pytest.mark.parametrize("answer", [[RESET], [CLOSE]], ids=["reset", "closed"])
+def test_a_broken_connection_may_have_run_the_agent(answer: Answer, scripted: Make) -> None:
+    with pytest.raises(EndpointUnavailableError) as caught:
+        client_of(scripted(answer)).predict(endpoint="a", inputs="hi")
+    assert caught.value.may_have_run is True
+
+
+def test_a_redirect_is_not_followed(scripted: Make) -> None:
+    other = scripted(whole(ANSWER))
+    server = scripted(whole({}, 307, headers=f"Location: {other.url}/serving-endpoints/a/invocations\r\n"))
+    with pytest.raises(InvalidResponseError, match=f"127.0.0.1:{other.port}"):
+        client_of(server).predict(endpoint="a", inputs="hi")
+    assert other.received == []
+
+
+@pytest.mark.parametrize("raw", [b"<html><title>Sign in</title></html>", b"", b"{", b"\xff", b"3", b"null", b"true"])
+def test_an_answer_that_is_none_is_an_error(raw: bytes, scripted: Make) -> None:
+    with pytest.raises(InvalidResponseError):
+        client_of(scripted(whole(raw, content_type="text/html"))).predict(endpoint="a", inputs="hi")
+
+
+@pytest.mark.parametrize("raw", [b'"ho"', b'["ho"]', b'{"predictions": "ho"}'])
+def test_a_bare_prediction_is_an_answer(raw: bytes, scripted: Make) -> None:
+    assert client_of(scripted(whole(raw))).predict(endpoint="a", inputs="hi").output_text == "ho"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"output": [], "status": "failed", "error": {"code": "c", "message": "kaput"}},
+        {"output": [], "databricks_output": {"error": {"error_code": "BAD_REQUEST", "message": "kaput"}}},
+        {"error": "kaput"},
+    ],
+)
+def test_a_failure_with_status_200_is_a_failure(body: dict[str, Any], scripted: Make) -> None:
+    with pytest.raises(AgentError, match="kaput") as caught:
+        client_of(scripted(whole(body))).predict(endpoint="a", inputs="hi")
+    assert (caught.value.status_code, caught.value.body) == (200, body)
+
+
+def test_a_token_is_in_no_error_and_no_log(
+    scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AGENT_TARGET_TOKEN", "hunter2")
+    server = scripted(whole({"error_code": "UNAUTHENTICATED", "message": "bad token hunter2\nforged line"}, 401))
+    with caplog.at_level(logging.DEBUG), pytest.raises(AuthenticationError) as caught:
+        client_of(server).predict(endpoint="a", inputs="hi")
+    assert "hunter2" not in f"{caught.value} {caught.value.body} {caplog.text}"
+    assert "\n" not in str(caught.value)
+    assert "bad token [redacted] forged line" in str(caught.value)
