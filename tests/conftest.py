@@ -21,7 +21,11 @@ DEMO = Path(mlflow_agent_target.__file__).parent / "server" / "demo"
 
 @pytest.fixture(scope="session", autouse=True)
 def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> None:
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+    folder = tmp_path_factory.mktemp("mlflow")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_experiment(
+        experiment_id=mlflow.create_experiment("tests", artifact_location=f"file://{folder}/artifacts")
+    )
 
 
 @pytest.fixture(autouse=True)

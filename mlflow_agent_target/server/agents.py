@@ -231,9 +231,11 @@ def _load(source: Any) -> tuple[Any, Any]:
         return _load_file(path), None
     try:
         model = mlflow.pyfunc.load_model(str(source))
-        return model.unwrap_python_model(), getattr(model._model_impl, "context", None)
+        return model.get_raw_model(), getattr(model._model_impl, "context", None)
+    except NotImplementedError:
+        return model, None  # of another flavor: no agent
     except Exception as error:  # a model's own code runs here, and it may raise anything
-        raise InvalidInputError(f"{str(source)!r} can't be loaded: {error}. {_ACCEPTED}.") from error
+        raise InvalidInputError(f"{str(source)!r} can't be loaded: {printable(str(error))} {_ACCEPTED}.") from error
 
 
 def _load_file(path: Path) -> Any:

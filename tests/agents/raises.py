@@ -1,0 +1,3 @@
+"""No agent: running this file fails."""
+
+1 / 0  # noqa: B018

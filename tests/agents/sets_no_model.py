@@ -1,0 +1,1 @@
+"""No agent: nothing is given to mlflow.models.set_model."""

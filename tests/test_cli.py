@@ -1,0 +1,66 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import mlflow_agent_target
+from mlflow_agent_target import InvalidInputError, cli
+
+COMMAND = Path(sys.executable).parent / "agent-target"
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(COMMAND), *arguments], capture_output=True, text=True, cwd=cwd, check=False)  # noqa: S603
+
+
+def test_the_demo_shows_every_call_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    result = run("demo", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    shown = result.stdout
+    for agent, answer in (
+        ("word-counter", "4 words, by my count_words tool."),
+        ("reverser", "do? Databricks does What"),
+    ):
+        for inputs in ("'What does", '{"input": [{"role": "user"', '{"messages": [{"role": "user"'):
+            assert f'>>> client.predict(endpoint="{agent}", inputs={inputs}' in shown
+            assert f'>>> for text in client.predict_stream(endpoint="{agent}", inputs={inputs}' in shown
+        assert shown.count(answer) == 3
+    assert shown.count("do?| Databricks| does| What|") == 3
+    assert 'get_deploy_client("agent-target:http://127.0.0.1:' in shown
+    assert "mlflow deployments run-local -t agent-target" in shown
+    assert "DATABRICKS_HOST" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_has_help() -> None:
+    for name, command in cli.commands.commands.items():
+        assert command.help, name
+    assert CliRunner().invoke(cli.commands, ["--help"]).exit_code == 0
+
+
+def test_a_wrong_command_is_a_usage_error(tmp_path: Path) -> None:
+    result = run("nope", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "No such command 'nope'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_error_is_a_message_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InvalidInputError("Port 1 can't be listened on.")
+
+    monkeypatch.setattr(mlflow_agent_target, "serve", refuse)
+    monkeypatch.setattr(sys, "argv", ["agent-target", "demo"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert capsys.readouterr() == ("", "Error: Port 1 can't be listened on.\n")

@@ -1,0 +1,117 @@
+"""The structure: imports go down, the face is light, the export list is complete."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlflow_agent_target
+
+PACKAGE = Path(mlflow_agent_target.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "demo" not in path.parts)
+
+# Each module may import from the rows below its own, and sideways only what SIDEWAYS names.
+ROWS = [
+    {"cli", "plugin"},
+    {"client"},
+    {"server"},
+    {"endpoint", "workspace"},
+    {"streams", "answers"},
+    {"transport", "interfaces", "conversion"},
+    {"retry", "target", "sse", "payload", "deltas"},
+    {"errors"},
+]
+SIDEWAYS = {("endpoint", "workspace"), ("streams", "answers"), ("conversion", "interfaces"), ("server", "server")}
+# Where third-party libraries may be imported at all, and where only inside a function.
+ONLY_IN = {
+    "requests": {"transport"},
+    "urllib3": {"transport"},
+    "databricks": {"target", "client"},
+    "fastapi": {"server"},
+    "uvicorn": {"server"},
+    "pydantic": {"payload", "server"},
+    "click": {"cli"},
+}
+NEVER_AT_THE_TOP = {"databricks", "pandas", "numpy", "pyspark", "uvicorn", "openai", "matplotlib"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def row(name: str) -> int:
+    return next(number for number, names in enumerate(ROWS) if name in names)
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Every module that a file imports, and whether it does so when it is itself imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_top = {node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(name.name, node in at_top) for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [name.name for name in node.names]
+            found += [(f"{node.module}.{name}", node in at_top) for name in names]
+    return found
+
+
+def test_every_module_has_a_row() -> None:
+    assert sorted({room(path) for path in MODULES} - {"__init__"}) == sorted(name for names in ROWS for name in names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    here = room(path)
+    for name, at_top in imports(path):
+        top, *rest = name.split(".")
+        if top == "mlflow_agent_target" and here != "__init__" and rest[0] != "__version__":
+            there = rest[0] if rest[0] in {room(module) for module in MODULES} else "__init__"
+            if there == "__init__":  # a public name, through the package's face
+                assert here in ("cli",), f"{path.name} imports {name}"
+                continue
+            assert row(there) > row(here) or (here, there) in SIDEWAYS, f"{path.name} imports {name}"
+        assert here in ONLY_IN.get(top, {here}), f"{path.name} imports {name}"
+        assert not (at_top and top in NEVER_AT_THE_TOP), f"{path.name} imports {name} at the top"
+
+
+def test_the_core_needs_nothing_of_mlflow_but_errors_and_the_contract() -> None:
+    users = {room(path) for path in MODULES for name, at_top in imports(path) if at_top and name.startswith("mlflow.")}
+    assert users == {"errors", "client", "server"}
+
+
+def test_the_export_list_is_sorted_and_complete() -> None:
+    names = [name for name in mlflow_agent_target.__all__ if name != "__version__"]
+    assert names == sorted(names)
+    assert set(mlflow_agent_target.__all__) <= set(dir(mlflow_agent_target))
+    for name in names:
+        assert getattr(mlflow_agent_target, name).__name__ == name
+    public_errors = {n for n in vars(mlflow_agent_target.errors) if n.endswith("Error") and not n.startswith("_")}
+    assert public_errors - {"StreamIdleError"} == {n for n in names if n.endswith("Error")}
+    with pytest.raises(AttributeError, match="nope"):
+        _ = mlflow_agent_target.nope
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
+    return set(result.stdout.split())
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    assert not loaded_after("import mlflow_agent_target") & {"mlflow", "requests", "pydantic", "click"}
+
+
+def test_a_client_of_a_base_url_loads_no_more_than_mlflow_itself() -> None:
+    mlflow_itself = loaded_after("import mlflow.deployments")
+    made = loaded_after(
+        "from mlflow.deployments import get_deploy_client\n"
+        "client = get_deploy_client('agent-target:http://127.0.0.1:1')\n"
+        "client._connect()"
+    )
+    assert made - mlflow_itself <= {"mlflow_agent_target"}
