@@ -32,7 +32,7 @@ def test_the_demo_shows_every_call_and_leaves_nothing_behind(tmp_path: Path) -> 
             assert f'>>> client.predict(endpoint="{agent}", inputs={inputs}' in shown
             assert f'>>> for text in client.predict_stream(endpoint="{agent}", inputs={inputs}' in shown
         assert shown.count(answer) == 3
-    assert shown.count("do?| Databricks| does| What|") == 3
+    assert shown.count("do? |Databricks |does |What|") == 3
     assert 'get_deploy_client("agent-target:http://127.0.0.1:' in shown
     assert "mlflow deployments run-local -t agent-target" in shown
     assert "DATABRICKS_HOST" in shown

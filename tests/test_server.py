@@ -317,7 +317,7 @@ class TestServe:
 
     def test_a_file_may_import_what_lies_beside_it(self, tmp_path: Path) -> None:
         (tmp_path / "words_beside_it.py").write_text("WORD = 'beside'\n")
-        source = (DEMO / "chat_agent.py").read_text().replace("said[-1].split()", "[words_beside_it.WORD]")
+        source = (DEMO / "chat_agent.py").read_text().replace("list(reversed(said))", "[words_beside_it.WORD]")
         (tmp_path / "my_agent.py").write_text(f"import words_beside_it\n{source}")
         with serve({"a": tmp_path / "my_agent.py"}) as server:
             assert AgentTargetClient(server.target_uri).predict(endpoint="a", inputs="x").output_text == "beside"

@@ -22,10 +22,10 @@ class ToolChat(ChatAgent):
         whole = self.predict(messages, context, custom_inputs)
         for message in whole.messages[:2]:
             yield ChatAgentChunk(delta=message)
-        for piece in ("It ", "is ", "42."):
+        for piece in ("It ", "is "):
             yield ChatAgentChunk(delta=ChatAgentMessage(role="assistant", content=piece, id="m3"))
         yield ChatAgentChunk(
-            delta=ChatAgentMessage(role="assistant", content="", id="m3"),
+            delta=ChatAgentMessage(role="assistant", content="42.", id="m3"),
             finish_reason="stop",
             usage=whole.usage,
             custom_outputs=whole.custom_outputs,

@@ -10,7 +10,7 @@ from mlflow.types.agent import ChatAgentChunk, ChatAgentMessage, ChatAgentRespon
 
 
 class Reverser(ChatAgent):
-    """Answers the last user message with its words in reverse order."""
+    """Answers with all the user's words in reverse order."""
 
     def predict(
         self,
@@ -28,19 +28,19 @@ class Reverser(ChatAgent):
         custom_inputs: dict[str, Any] | None = None,
     ) -> Generator[ChatAgentChunk, None, None]:
         message_id = str(uuid.uuid4())  # the same for all chunks of one message
-        for index, word in enumerate(_reversed_words(messages)):
-            content = f" {word}" if index else word
-            yield ChatAgentChunk(delta=ChatAgentMessage(role="assistant", content=content, id=message_id))
+        *words, last = _reversed_words(messages)
+        for word in words:
+            yield ChatAgentChunk(delta=ChatAgentMessage(role="assistant", content=f"{word} ", id=message_id))
         yield ChatAgentChunk(
-            delta=ChatAgentMessage(role="assistant", content="", id=message_id),
+            delta=ChatAgentMessage(role="assistant", content=last, id=message_id),
             finish_reason="stop",
             custom_outputs=custom_inputs,
         )
 
 
 def _reversed_words(messages: list[ChatAgentMessage]) -> list[str]:
-    said = [message.content or "" for message in messages if message.role == "user"]
-    return list(reversed(said[-1].split())) if said else ["Nobody", "said", "anything."]
+    said = " ".join(message.content or "" for message in messages if message.role == "user").split()
+    return list(reversed(said)) or ["Nobody", "said", "anything."]
 
 
 mlflow.models.set_model(Reverser())
