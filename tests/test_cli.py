@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import mlflow_agent_target
-from mlflow_agent_target import InvalidInputError, cli
+from mlflow_agent_target import cli
 
 COMMAND = Path(sys.executable).parent / "agent-target"
 
@@ -52,15 +51,8 @@ def test_a_wrong_command_is_a_usage_error(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_an_error_is_a_message_and_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object) -> None:
-        raise InvalidInputError("Port 1 can't be listened on.")
-
-    monkeypatch.setattr(mlflow_agent_target, "serve", refuse)
-    monkeypatch.setattr(sys, "argv", ["agent-target", "demo"])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 1
-    assert capsys.readouterr() == ("", "Error: Port 1 can't be listened on.\n")
+def test_an_error_is_a_message_and_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "many")
+    result = run("demo", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "Error: MLFLOW_HTTP_REQUEST_MAX_RETRIES must be a whole number, 0 or more, not 'many'.\n"

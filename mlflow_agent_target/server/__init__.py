@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
+import logging
 import socket
 import threading
 import time
@@ -142,7 +144,13 @@ def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Ser
     config = uvicorn.Config(
         create_app(served, token), log_level="warning", lifespan="off", timeout_graceful_shutdown=_GRACE_SECONDS
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancelled_call)
     return uvicorn.Server(config)
+
+
+def _is_no_cancelled_call(record: logging.LogRecord) -> bool:
+    """Keep out of the log what a stopping server does to calls that outlast its patience: that is no fault."""
+    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
 
 
 def _listen(host: str, port: int) -> socket.socket:

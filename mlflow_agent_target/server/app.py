@@ -7,31 +7,34 @@ https://docs.databricks.com/aws/en/generative-ai/agent-framework/query-agent
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import hmac
 import json
+import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import anyio
-import anyio.from_thread
-import anyio.to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from mlflow_agent_target.server.agents import RefusedError, ServedAgent
 
-# Agents run in threads: this many calls of one agent at a time, and none of them holds up another agent's.
-_THREADS_PER_AGENT = 256
+# So many calls of one agent run at a time, whatever the other agents do.
+_CALLS_PER_AGENT = 256
 _EVENTS_IN_ADVANCE = 16
+
+_T = TypeVar("_T")
 
 
 def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
     """Return the app that serves `agents` under their names, to callers that send `token` where there is one."""
     created = int(time.time() * 1000)
-    limiters: dict[str, anyio.CapacityLimiter] = {}
+    slots = {name: asyncio.Semaphore(_CALLS_PER_AGENT) for name in agents}
 
     def authenticate(request: Request) -> None:
         given = request.headers.get("authorization", "")
@@ -46,8 +49,7 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
     async def query(name: str, body: dict[str, Any]) -> Response:
         agent = find(name)
         call = _Call(agent, body)
-        limiter = limiters.setdefault(name, anyio.CapacityLimiter(_THREADS_PER_AGENT))
-        return await (call.stream(limiter) if body.get("stream") else call.answer(limiter))
+        return await (call.stream(slots[name]) if body.get("stream") else call.answer(slots[name]))
 
     app = FastAPI(title="agent-target", openapi_url=None)
     secured = [Depends(authenticate)]
@@ -108,37 +110,66 @@ class _Call:
         self._id = str(uuid.uuid4())
         self._headers = {"x-request-id": self._id, "served-model-name": agent.name}
 
-    async def answer(self, limiter: anyio.CapacityLimiter) -> Response:
+    async def answer(self, slots: asyncio.Semaphore) -> Response:
         def run() -> bytes:
             return _json(self._agent.answer(self._arguments, self._id, self._return_trace))
 
-        content = await anyio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True)
-        return Response(content, media_type="application/json", headers=self._headers)
+        return Response(await _in_thread(run, slots), media_type="application/json", headers=self._headers)
 
-    async def stream(self, limiter: anyio.CapacityLimiter) -> Response:
+    async def stream(self, slots: asyncio.Semaphore) -> Response:
+        loop = asyncio.get_running_loop()
         send, receive = anyio.create_memory_object_stream[bytes](_EVENTS_IN_ADVANCE)
 
         def run() -> None:
             # The whole stream in one thread: spans and other context variables don't survive a change of threads.
             frames = _frames(self._agent.events(self._arguments, self._id, self._return_trace))
-            try:
+            with contextlib.closing(frames), contextlib.suppress(anyio.BrokenResourceError):  # the caller has left
                 for frame in frames:
-                    anyio.from_thread.run(send.send, frame)
-            except anyio.BrokenResourceError:
-                pass  # the caller has left
-            finally:
-                frames.close()
-                anyio.from_thread.run_sync(send.close)
+                    asyncio.run_coroutine_threadsafe(send.send(frame), loop).result()
 
-        producer = asyncio.create_task(anyio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True))
+        async def produce() -> None:
+            async with send:
+                await _in_thread(run, slots)
 
         async def frames() -> AsyncIterator[bytes]:
+            producer = asyncio.create_task(produce())
             async with receive:
                 async for frame in receive:
                     yield frame
             await producer
 
         return StreamingResponse(frames(), media_type="text/event-stream", headers=self._headers)
+
+
+async def _in_thread(work: Callable[[], _T], slots: asyncio.Semaphore) -> _T:
+    """Run `work` in a thread of its own, once there is a slot for it.
+
+    The thread is a daemon, unlike those of asyncio's and anyio's pools: an agent in the midst of its work must not keep
+    a stopped server alive.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[_T] = loop.create_future()
+
+    def settle(result: _T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return  # the caller has left
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast("_T", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the server has stopped
+            loop.call_soon_threadsafe(settle, result, error)
+
+    async with slots:
+        threading.Thread(target=contextvars.copy_context().run, args=(run,), name="agent", daemon=True).start()
+        return await outcome
 
 
 async def _json_body(request: Request) -> dict[str, Any]:
