@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.interfaces import INTERFACES, Interface, interface_for_task
 from mlflow_agent_target.retry import RetryPolicy
 from mlflow_agent_target.streams import AgentStream
-from mlflow_agent_target.target import Credentials, Settings, Target
-from mlflow_agent_target.transport import RequestOptions, Transport
+from mlflow_agent_target.target import Settings, Target, credentials_of
+from mlflow_agent_target.transport import RequestOptions
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 @functools.lru_cache(maxsize=64)
 def _connection(target: Target, verify_tls: bool) -> Connection:
     # MLflow makes a new client at every get_deploy_client, so connections belong to the target.
-    return Connection(Transport(target.connect(), verify_tls))
+    return Connection(target.connect, verify_tls)
 
+
+_connecting = threading.Lock()
 
 if hasattr(os, "register_at_fork"):
     # Two processes must not write to one socket.
@@ -66,11 +69,9 @@ class AgentTargetClient(BaseDeploymentClient):
         self._interface: type[Interface] | None = None
         self._own_connection: Connection | None = None
         if workspace_client is not None:
-            config = workspace_client.config
             # Of one user's making, so never shared.
-            self._own_connection = Connection(
-                Transport(Credentials(config.host.rstrip("/"), config.authenticate), self._settings.verify_tls)
-            )
+            config = workspace_client.config
+            self._own_connection = Connection(lambda: credentials_of(config), self._settings.verify_tls)
 
     def __repr__(self) -> str:
         return f"AgentTargetClient({self._target.uri!r})"
@@ -233,4 +234,7 @@ class AgentTargetClient(BaseDeploymentClient):
         return Endpoint(self._connect(), names[0] if names else None, self._options, self._interface)
 
     def _connect(self) -> Connection:
-        return self._own_connection or _connection(self._target, self._settings.verify_tls)
+        if self._own_connection is not None:
+            return self._own_connection
+        with _connecting:  # the cache alone would let threads that start together make one each
+            return _connection(self._target, self._settings.verify_tls)

@@ -5,19 +5,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
-from mlflow_agent_target.conversion import encode, read_inputs
-from mlflow_agent_target.errors import AgentTargetError, AuthenticationError, EndpointNotFoundError, InvalidInputError
+from mlflow_agent_target.conversion import Request, encode, read_inputs
+from mlflow_agent_target.errors import (
+    AgentTargetError,
+    EndpointNotFoundError,
+    InvalidInputError,
+    InvalidResponseError,
+    PermissionDeniedError,
+)
 from mlflow_agent_target.interfaces import Interface, interface_for_task
+from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream
+from mlflow_agent_target.target import Credentials
 from mlflow_agent_target.transport import RequestOptions, Transport
 from mlflow_agent_target.workspace import get_endpoint
 
 _logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _PREFIX = "endpoints:/"
 # What could change a URL's path, host or query, quoted or not: proxies unquote.
@@ -43,13 +55,70 @@ def endpoint_name(value: Any) -> str:
     return name
 
 
-@dataclass
 class Connection:
-    """A target that is connected to: its transport, and what is known of its endpoints, for all clients of it."""
+    """A target that is connected to at its first use: its transport, and what is known of its endpoints.
 
-    transport: Transport
-    interfaces: dict[str, type[Interface] | None] = field(default_factory=dict)
-    asking: threading.Lock = field(default_factory=threading.Lock)
+    All clients of a target share it, from any number of threads.
+
+    Args:
+        connect: Finds the target's host and login.
+        verify_tls: Whether servers' certificates are checked.
+    """
+
+    def __init__(self, connect: Callable[[], Credentials], verify_tls: bool) -> None:
+        self._connect = connect
+        self._verify_tls = verify_tls
+        self._transport: Transport | None = None
+        self._interfaces: dict[str, Future[type[Interface] | None]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def transport(self) -> Transport:
+        """The way to the target's host.
+
+        Raises:
+            AuthenticationError: No usable login was found. Looked for again at the next use.
+        """
+        if self._transport is None:
+            with self._lock:
+                if self._transport is None:
+                    self._transport = Transport(self._connect(), self._verify_tls)
+        return self._transport
+
+    def interface_of(self, name: str, ask: Callable[[], type[Interface] | None]) -> type[Interface] | None:
+        """Return what an endpoint serves, asked once; those who come meanwhile wait for the answer.
+
+        Args:
+            name: The endpoint's name.
+            ask: Asks the endpoint. What it raises is not kept: the answer is None, and the next call asks again.
+        """
+        with self._lock:
+            known = self._interfaces.get(name)
+            if known is None:
+                mine = self._interfaces[name] = Future()
+        if known is not None:
+            return known.result()
+        interface = None
+        try:
+            interface = ask()
+        except AgentTargetError as error:
+            _logger.debug("Endpoint '%s' can't be described: %s", name, error)
+            self.forget(name)
+        except BaseException:
+            self.forget(name)
+            raise
+        finally:
+            mine.set_result(interface)
+        return interface
+
+    def knows(self, name: str) -> bool:
+        """Return whether an endpoint has been asked what it serves."""
+        return name in self._interfaces
+
+    def forget(self, name: str) -> None:
+        """Forget what an endpoint serves."""
+        with self._lock:
+            self._interfaces.pop(name, None)
 
 
 class Endpoint:
@@ -63,64 +132,53 @@ class Endpoint:
         interface: type[Interface] | None = None,
     ) -> None:
         self.name = name
-        self._given_interface = interface
+        self._interface = interface
         self._connection = connection
-        self._transport = connection.transport
         self._options = replace(options, endpoint=name)
-        path = f"/serving-endpoints/{quote(name, safe='')}" if name else ""
-        self._url = f"{self._transport.base_url}{path}/invocations"
 
     def query(self, inputs: Any) -> AgentResponse:
         """Send one request and wait for the whole answer. See `AgentTargetClient.predict`."""
         request = read_inputs(inputs)
         if request.payload.get("stream"):
             raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
-        payload = encode(request, self.interface())
-        try:
-            reply = self._transport.post(self._url, payload, self._options)
-        except EndpointNotFoundError:
-            self._forget()
-            raise
+        reply = self._send(Transport.post, self._encode(request))
         return whole_answer(reply.value, endpoint=self.name, request_id=reply.request_id, attempts=reply.attempts)
 
     def stream(self, inputs: Any) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
-        request = read_inputs(inputs)
-        payload = {**encode(request, self.interface()), "stream": True}
+        payload = {**self._encode(read_inputs(inputs)), "stream": True}
         started = time.monotonic()
-        try:
-            body = self._transport.open_stream(self._url, payload, self._options)
-        except EndpointNotFoundError:
-            self._forget()
-            raise
+        body = self._send(Transport.open_stream, payload)
         return AgentStream(body, endpoint=self.name, started=started, idle_timeout=self._options.idle_timeout)
 
-    def interface(self) -> type[Interface] | None:
-        """Return the interface the endpoint serves, asked for once; None where that can't be known.
+    def _encode(self, request: Request) -> dict[str, Any]:
+        if self._interface is None and self.name is not None:
+            if not self._connection.knows(self.name):
+                encode_json(request.payload)  # what can't be sent is refused before anything is, this question included
+            return encode(request, self._connection.interface_of(self.name, self._ask))
+        return encode(request, self._interface)
+
+    def _send(
+        self, send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T], payload: dict[str, Any]
+    ) -> _T:
+        transport = self._connection.transport
+        path = f"/serving-endpoints/{quote(self.name, safe='')}" if self.name else ""
+        try:
+            return send(transport, f"{transport.base_url}{path}/invocations", payload, self._options)
+        except EndpointNotFoundError:
+            if self.name is not None:
+                self._connection.forget(self.name)  # it may be made anew, as another
+            raise
+
+    def _ask(self) -> type[Interface] | None:
+        """Ask what the endpoint serves.
 
         A login that may query an endpoint may still be forbidden to describe it, and a gateway may describe nothing:
         then the payload goes as it is.
         """
-        known = self._connection.interfaces
-        if self._given_interface is not None or self.name is None:
-            return self._given_interface
-        if self.name not in known:
-            with self._connection.asking:  # threads that start together ask once
-                if self.name not in known:
-                    self._ask(self.name)
-        return known.get(self.name)
-
-    def _ask(self, name: str) -> None:
         quick = replace(self._options, timeout=min(self._options.timeout, _DESCRIBE_SECONDS))
         try:
-            description = get_endpoint(self._transport, name, quick)
-            self._connection.interfaces[name] = interface_for_task(description.get("task"))
-        except AgentTargetError as error:
-            _logger.debug("Endpoint '%s' can't be described: %s", name, error)
-            # What may pass is asked again next time.
-            if not error.retryable and not isinstance(error, AuthenticationError):
-                self._connection.interfaces[name] = None
-
-    def _forget(self) -> None:
-        """Forget the interface of an endpoint that is not there: it may be made anew, as another."""
-        self._connection.interfaces.pop(self.name or "", None)
+            task = get_endpoint(self._connection.transport, self.name or "", quick).get("task")
+        except (PermissionDeniedError, EndpointNotFoundError, InvalidResponseError):
+            return None  # and it stays so
+        return interface_for_task(task)

@@ -258,7 +258,7 @@ class AgentStream:
         except RequestTimeoutError as error:
             raise self._silent() from error
         except AgentTargetError as error:
-            raise self._interrupted(f"broke off: {error}") from error
+            raise self._interrupted(f"broke off: {str(error).removesuffix('.')}") from error
 
     def _interrupted(self, what: str) -> StreamInterruptedError:
         return StreamInterruptedError(f"{server_name(self._endpoint)}: the stream {what}.", **self._facts())

@@ -119,15 +119,19 @@ def _workspace_credentials(profile: str | None) -> Credentials:
         raise AuthenticationError(f"No usable Databricks login was found in {where}: {error}. {advice}") from error
     if not config.host:
         raise AuthenticationError(f"The Databricks login in {where} names no workspace. {advice}")
-    return Credentials(config.host.rstrip("/"), lambda: _authenticate(config, where))
+    return credentials_of(config)
 
 
-def _authenticate(config: Config, where: str) -> Mapping[str, str]:
-    try:
-        headers: Mapping[str, str] = config.authenticate()
-    except Exception as error:
-        raise AuthenticationError(f"The Databricks login in {where} could not be renewed: {error}") from error
-    return headers
+def credentials_of(config: Config) -> Credentials:
+    """Return the host and login of a databricks-sdk configuration."""
+
+    def headers() -> Mapping[str, str]:
+        try:
+            return config.authenticate()
+        except Exception as error:
+            raise AuthenticationError(f"The login to {config.host} could not be renewed: {error}") from error
+
+    return Credentials((config.host or "").rstrip("/"), headers)
 
 
 def _version() -> str:

@@ -157,7 +157,8 @@ class Transport:
     def _send(
         self, method: str, url: str, body: bytes | None, options: RequestOptions, accept: str, attempt: int
     ) -> requests.Response:
-        headers = {**self._headers, "Accept": accept, **self._credentials.headers()}
+        login = self._credentials.headers()
+        headers = {**self._headers, "Accept": accept, **login}
         request = requests.Request(method, url, headers=headers, data=body).prepare()
         # The adapter's own `send` follows no redirect, which would carry the prompt elsewhere, and reads no netrc.
         timeout = (min(_CONNECT_SECONDS, options.timeout), options.timeout)
@@ -168,7 +169,7 @@ class Transport:
         if 200 <= response.status_code < 300:
             return response
         try:
-            raise self._status_error(response, options, attempt)
+            raise self._status_error(response, login, options, attempt)
         finally:
             response.close()
 
@@ -194,13 +195,15 @@ class Transport:
                 attempts=attempt,
             ) from error
 
-    def _status_error(self, response: requests.Response, options: RequestOptions, attempt: int) -> AgentTargetError:
+    def _status_error(
+        self, response: requests.Response, login: Mapping[str, str], options: RequestOptions, attempt: int
+    ) -> AgentTargetError:
         try:
             raw = response.content
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError):
             raw = b""  # the status says what happened; a body that broke off adds nothing
-        if token := self._credentials.headers().get("Authorization", "").rpartition(" ")[2]:
-            raw = raw.replace(token.encode(), b"[redacted]")  # some gateways quote the request
+        for secret in filter(None, (value.rpartition(" ")[2] for value in login.values())):
+            raw = raw.replace(secret.encode(), b"[redacted]")  # some gateways quote the request
         body = parse_body(raw)
         if response.status_code < 400:
             location = urlsplit(response.headers.get("location", ""))

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,19 @@ def test_a_name_that_could_change_the_url_is_refused(name: Any, scripted: Make) 
     assert server.received == []
 
 
-@pytest.mark.parametrize("inputs", [None, {}, {"input": [], "messages": []}, 5, {"input": 5}, {"input": [5]}])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        None,
+        {},
+        {"input": [], "messages": []},
+        5,
+        {"input": 5},
+        {"input": [5]},
+        {"input": [user("hi")], "temperature": float("nan")},
+        {"messages": [user("hi")], "custom_inputs": {"a": b"x"}},
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_sent(inputs: Any, scripted: Make) -> None:
     server = scripted(whole({"output": []}))
     for call in (AgentTargetClient(server.target_uri).predict, AgentTargetClient(server.target_uri).predict_stream):
@@ -210,6 +223,38 @@ def test_an_endpoints_interface_is_asked_once_for_all_clients(scripted: Make) ->
     assert [request.method for request in server.received] == ["GET", "POST", "POST", "POST"]
     assert server.received[0].path == "/api/2.0/serving-endpoints/a"
     assert server.posts[0].json == {"messages": [user("hi")]}
+
+
+def test_threads_that_start_together_ask_once(scripted: Make) -> None:
+    server = scripted(whole({"messages": []}), describe=[0.2, *described("agent/v2/chat")])
+    uri = server.target_uri
+    threads = [threading.Thread(target=lambda: AgentTargetClient(uri).predict("a", "hi")) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [request.method for request in server.received] == ["GET"] + ["POST"] * 16
+    assert all(request.json == {"messages": [user("hi")]} for request in server.posts)
+
+
+def test_an_endpoint_that_cannot_be_described_now_is_asked_again(scripted: Make) -> None:
+    server = scripted(whole({"output": []}), describe=whole({"message": "not now"}, 503))
+    client = AgentTargetClient(server.target_uri)
+    client.predict("a", "hi")
+    server.describe = described("agent/v2/chat")
+    client.predict("a", "hi")
+    assert [request.json for request in server.posts] == [{"input": [user("hi")]}, {"messages": [user("hi")]}]
+
+
+def test_an_endpoint_that_was_gone_may_come_back_as_another(scripted: Make) -> None:
+    gone = whole({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "gone"}, 404)
+    server = scripted(gone, whole({"messages": []}), describe=described("agent/v1/responses"))
+    client = AgentTargetClient(server.target_uri)
+    with pytest.raises(EndpointNotFoundError):
+        client.predict("a", "hi")
+    server.describe = described("agent/v2/chat")
+    client.predict("a", "hi")
+    assert server.posts[1].json == {"messages": [user("hi")]}
 
 
 @pytest.mark.parametrize(
