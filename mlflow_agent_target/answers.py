@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from mlflow_agent_target.errors import AgentError, InvalidResponseError, server_name, server_reason
+from mlflow_agent_target.error_bodies import server_reason
+from mlflow_agent_target.errors import AgentError, InvalidResponseError, server_name
 from mlflow_agent_target.interfaces import failure, interface_of_answer
 
 

@@ -110,6 +110,8 @@ def _to_message(item: dict[str, Any], where: str, interface: type[Interface]) ->
     if isinstance(content, list):
         if len(content) != 1 or content[0].get("type") not in ("input_text", "output_text", "text"):
             raise _mismatch(f"{where}.content (parts that are not one text)", interface)
+        if lost := [key for key, value in content[0].items() if value and key not in ("type", "text")]:
+            raise _mismatch(f"{where}.content[0].{lost[0]}", interface)
         message["content"] = content[0].get("text")
     return message
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
+from mlflow_agent_target.error_bodies import printable, server_reason
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
@@ -16,9 +17,7 @@ from mlflow_agent_target.errors import (
     RequestTimeoutError,
     StreamIdleError,
     StreamInterruptedError,
-    printable,
     server_name,
-    server_reason,
 )
 from mlflow_agent_target.interfaces import Interface, failure, interface_of_event
 from mlflow_agent_target.sse import EventDecoder, ServerSentEvent

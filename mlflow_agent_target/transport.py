@@ -15,17 +15,9 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from mlflow_agent_target.errors import (
-    AgentTargetError,
-    EndpointUnavailableError,
-    InvalidResponseError,
-    RequestTimeoutError,
-    error_for_status,
-    parse_body,
-    printable,
-    server_name,
-    server_reason,
-)
+from mlflow_agent_target.error_bodies import parse_body, printable, server_reason
+from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError, error_for_status, server_name
+from mlflow_agent_target.failures import connection_error
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.retry import RetryPolicy, parse_retry_after
 from mlflow_agent_target.target import Credentials
@@ -165,7 +157,7 @@ class Transport:
         try:
             response = self._adapter.send(request, timeout=timeout, **self._connection_settings)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _connection_error(error, self.base_url, options, attempt) from error
+            raise self._failure(error, options, attempt) from error
         if 200 <= response.status_code < 300:
             return response
         try:
@@ -178,7 +170,7 @@ class Transport:
         try:
             raw = response.content
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _connection_error(error, self.base_url, options, attempt) from error
+            raise self._failure(error, options, attempt) from error
         finally:
             response.close()
         try:
@@ -194,6 +186,11 @@ class Transport:
                 body=_text(raw),
                 attempts=attempt,
             ) from error
+
+    def _failure(self, error: Exception, options: RequestOptions, attempt: int) -> AgentTargetError:
+        return connection_error(
+            error, base_url=self.base_url, endpoint=options.endpoint, timeout=options.timeout, attempt=attempt
+        )
 
     def _status_error(
         self, response: requests.Response, login: Mapping[str, str], options: RequestOptions, attempt: int
@@ -259,7 +256,9 @@ class Body:
         try:
             return self._raw.read1(_CHUNK_BYTES, decode_content=True)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _connection_error(error, "", self._options, 1) from error
+            raise connection_error(
+                error, base_url="", endpoint=self._options.endpoint, timeout=self._options.idle_timeout, attempt=1
+            ) from error
 
     def _set_timeout(self, seconds: float) -> None:
         connection = self._raw.connection
@@ -286,67 +285,3 @@ class Body:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", errors="replace")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what is wrapped in it: requests and urllib3 keep the cause in `args` or `reason`."""
-    seen: set[int] = set()
-    pending: list[Any] = [error]
-    while pending:
-        cause = pending.pop(0)
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            pending += [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
-
-
-def _connection_error(error: Exception, base_url: str, options: RequestOptions, attempt: int) -> AgentTargetError:
-    """Return what a failure below HTTP means: above all, whether the agent can have run."""
-    causes = list(_causes(error))
-    whose = server_name(options.endpoint)
-    common: dict[str, Any] = {"endpoint": options.endpoint, "attempts": attempt}
-    tried = f" in {attempt} attempts" if attempt > 1 else ""
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    reason = printable(str(causes[-1]) or type(causes[-1]).__name__, 200)
-    if has(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
-        return EndpointUnavailableError(
-            f"{whose} was not asked: no trusted connection to {base_url} ({reason}). Point REQUESTS_CA_BUNDLE to "
-            "your organisation's certificates, or check the address.",
-            retryable=False,
-            **common,
-        )
-    if has(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
-        return EndpointUnavailableError(
-            f"{whose} was not asked: the proxy to {base_url} failed ({reason}). Check HTTPS_PROXY and NO_PROXY.",
-            unreachable=True,
-            **common,
-        )
-    # urllib3 calls a TLS handshake that timed out a read timeout, though nothing was sent yet.
-    no_handshake = any("handshake operation timed out" in str(cause) for cause in causes)
-    if no_handshake or has(
-        urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout
-    ):
-        host = urlsplit(base_url).hostname or ""
-        next_step = (
-            "Check the port, or start an agent there with `mlflow deployments run-local -t agent-target`."
-            if host in ("127.0.0.1", "localhost", "::1")
-            else "Check the address and the network."
-        )
-        return EndpointUnavailableError(
-            f"{whose} was not asked: no connection to {base_url}{tried} ({reason}). {next_step}",
-            unreachable=True,
-            **common,
-        )
-    if has(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
-        return RequestTimeoutError(
-            f"{whose} sent nothing for too long (timeout {options.timeout:g} s, within a stream "
-            f"{options.idle_timeout:g} s). The agent may still be running. Allow more with "
-            "MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT or client.with_options(timeout=...).",
-            **common,
-        )
-    return EndpointUnavailableError(
-        f"{whose} broke the connection ({reason}). The agent may have run.", may_have_run=True, **common
-    )

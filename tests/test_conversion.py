@@ -110,6 +110,11 @@ def test_a_single_text_part_is_a_messages_text() -> None:
         ),
         ({"input": ITEMS}, ChatAgent, "input[1] of type 'function_call_output'"),
         ({"input": [user([{"type": "input_image", "image_url": "u"}])]}, ChatCompletions, "input[0].content"),
+        (
+            {"input": [user([{"type": "output_text", "text": "a", "annotations": [1]}])]},
+            ChatAgent,
+            "content[0].annotations",
+        ),
     ],
 )
 def test_what_has_no_counterpart_is_an_error_that_names_it(

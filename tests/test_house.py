@@ -22,14 +22,15 @@ ROWS = [
     {"endpoint", "workspace"},
     {"streams", "answers"},
     {"transport", "interfaces", "conversion"},
-    {"retry", "target", "sse", "payload", "deltas"},
+    {"failures", "retry", "target", "sse", "payload", "deltas"},
     {"errors"},
+    {"error_bodies"},
 ]
 SIDEWAYS = {("endpoint", "workspace"), ("streams", "answers"), ("conversion", "interfaces"), ("server", "server")}
 # Where third-party libraries may be imported at all, and where only inside a function.
 ONLY_IN = {
-    "requests": {"transport"},
-    "urllib3": {"transport"},
+    "requests": {"transport", "failures"},
+    "urllib3": {"transport", "failures"},
     "databricks": {"target", "client"},
     "fastapi": {"server"},
     "uvicorn": {"server"},

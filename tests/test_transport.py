@@ -7,8 +7,11 @@ import gzip
 import json
 import logging
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,3 +275,28 @@ def test_a_token_is_in_no_error_and_no_log(
     assert "hunter2" not in f"{caught.value} {caught.value.body} {caplog.text}"
     assert "\n" not in str(caught.value)
     assert "bad token [redacted] forged line" in str(caught.value)
+
+
+def test_a_tls_connection_that_breaks_after_the_request_may_have_run_the_agent(tmp_path: Path) -> None:
+    """Unlike a failed handshake, though the error is of the same class."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *files]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def answer(listener: socket.socket) -> None:
+        raw, _ = listener.accept()
+        with contextlib.suppress(OSError):
+            context.wrap_socket(raw, server_side=True).recv(65536)
+        raw.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.MonkeyPatch.context() as environment:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        uri = f"agent-target:https://127.0.0.1:{listener.getsockname()[1]}"
+        environment.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        with pytest.raises(EndpointUnavailableError) as caught:
+            AgentTargetClient(uri).with_options(interface="ChatAgent").predict(endpoint="a", inputs="hi")
+    assert caught.value.may_have_run is True

@@ -23,7 +23,8 @@ from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse
 from pydantic import BaseModel, ValidationError
 
 from mlflow_agent_target import interfaces
-from mlflow_agent_target.errors import InvalidInputError, printable
+from mlflow_agent_target.error_bodies import printable
+from mlflow_agent_target.errors import InvalidInputError
 
 _logger = logging.getLogger(__name__)
 
