@@ -15,7 +15,7 @@ COMMAND = Path(sys.executable).parent / "agent-target"
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(COMMAND), *arguments], capture_output=True, text=True, cwd=cwd, check=False)  # noqa: S603
+    return subprocess.run([str(COMMAND), *arguments], capture_output=True, text=True, cwd=cwd, check=False)
 
 
 def test_the_demo_shows_every_call_and_leaves_nothing_behind(tmp_path: Path) -> None:

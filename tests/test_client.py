@@ -319,7 +319,7 @@ def test_a_response_is_a_dict_with_attributes_that_can_be_stored(client: AgentTa
     buffer = io.StringIO()
     response.to_json(buffer)
     assert json.loads(buffer.getvalue()) == response
-    for other in (pickle.loads(pickle.dumps(response)), copy.copy(response), copy.deepcopy(response)):  # noqa: S301
+    for other in (pickle.loads(pickle.dumps(response)), copy.copy(response), copy.deepcopy(response)):
         assert type(other) is AgentResponse
         assert other == response
         assert other.request_id == response.request_id

@@ -116,9 +116,9 @@ def core_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(PROJECT / "mlflow_agent_target", source / "mlflow_agent_target")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, source)
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(source)], check=True)  # noqa: S603
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(source)], check=True)
     return python
 
 
@@ -146,7 +146,7 @@ def test_the_core_alone_answers_predict_and_predict_stream(
     core_alone: Path, server: LocalServer, tmp_path: Path
 ) -> None:
     command = [str(core_alone), "-c", _CORE_ALONE, server.target_uri]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)  # noqa: S603
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[3:9] == ["a b"] * 3 + ["B A"] * 3
@@ -155,5 +155,5 @@ def test_the_core_alone_answers_predict_and_predict_stream(
 
 def test_the_command_is_installed() -> None:
     command = Path(sysconfig.get_path("scripts")) / "agent-target"
-    result = subprocess.run([str(command), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    result = subprocess.run([str(command), "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"agent-target, version {mlflow_agent_target.__version__}\n"

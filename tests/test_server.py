@@ -403,7 +403,7 @@ class TestRunLocal:
             "--name",
             "mine",
         ]
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             [*command, "-m", str(DEMO / "chat_agent.py"), "-C", "port=0", "-C", "token=hunter2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -440,9 +440,7 @@ class TestMLflowsOwnServers:
         pytest.importorskip("mlflow.genai.agent_server", reason="this MLflow has no AgentServer yet")
         script = Path(__file__).parent / "agents" / "on_agent_server.py"
         environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path_factory.mktemp('s')}/mlflow.db"}
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
-        )
+        process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
         try:
             assert process.stdout is not None
             yield f"agent-target:{process.stdout.readline().strip()}"

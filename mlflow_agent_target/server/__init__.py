@@ -107,7 +107,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
         server = _uvicorn_server({name: model_uri}, token)
         url = _url(listener)
         python = f"""get_deploy_client("{NAME}:{url}").predict(endpoint="{name}", inputs="Hello")"""
-        print(  # noqa: T201 (this command's output)
+        print(
             f"Serving '{name}' from {model_uri} on {url}\n"
             f"  Target:   {NAME}:{url}\n"
             f"  Python:   {python}\n"
@@ -125,7 +125,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
         # uvicorn shuts down in good order, then passes the signal on.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
-    print("Stopped.", flush=True)  # noqa: T201
+    print("Stopped.", flush=True)
 
 
 def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Server:

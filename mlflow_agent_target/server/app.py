@@ -55,15 +55,13 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
     secured = [Depends(authenticate)]
 
     @app.exception_handler(RefusedError)
-    async def refuse(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, RefusedError)  # noqa: S101 (the handler is registered for nothing else)
+    async def refuse(_request: Request, error: RefusedError) -> Response:
         return JSONResponse(error.body(), error.status)
 
     @app.exception_handler(HTTPException)
-    async def unknown_route(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
+    async def unknown_route(request: Request, error: HTTPException) -> Response:
         message = f"No API found for '{request.method} {request.url.path}'"
-        return JSONResponse({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, status)
+        return JSONResponse({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, error.status_code)
 
     @app.post("/serving-endpoints/{name}/invocations", dependencies=secured)
     async def invocations(request: Request, name: str) -> Response:
