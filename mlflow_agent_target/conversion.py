@@ -1,78 +1,30 @@
-"""From what a caller gives to what an endpoint takes: a payload's schema, and its counterpart in the other. Pure."""
+"""From one request schema to the other, with nothing dropped: what has no counterpart there is an error. Pure.
+
+A ResponsesAgent's `input` is a flat list of items, in which a tool call and its result are items of their own. In a
+ChatAgent's or ChatModel's `messages`, the calls hang on the assistant's message, and the result is a message of the
+role `tool`. There and back is the same again, for all that both can say.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from mlflow_agent_target.errors import InterfaceMismatchError, InvalidInputError
-from mlflow_agent_target.interfaces import Interface, RequestKey
-from mlflow_agent_target.payload import ChatRequest, ResponsesRequest, check
+from mlflow_agent_target.errors import InterfaceMismatchError
+from mlflow_agent_target.inputs import Request
+from mlflow_agent_target.interfaces import ChatAgent, Interface
 
-_ACCEPTED = (
-    "Accepted are {'input': [...]} (ResponsesAgent), {'messages': [...]} (ChatAgent, ChatModel), a string (one user "
-    "message), a list of messages or items, or MLflow's ResponsesAgentRequest, ChatAgentRequest, ChatCompletionRequest"
-)
-# The same setting under each schema's own name.
-_COUNTERPARTS = {"max_tokens": "max_output_tokens"}
-_MESSAGE_TYPES = (None, "message")
+_Dict = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Request:
-    """A caller's payload, checked: `key` says which of the two schemas it is in."""
-
-    key: RequestKey
-    payload: dict[str, Any]
+# Keys that a conversion gives a counterpart; all others travel along as they are.
+_MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "type", "attachments", "refusal")
+_CALL_KEYS = ("id", "type", "function")
+_CALL_ITEM_KEYS = ("type", "id", "call_id", "name", "arguments", "item_id")
+_RESULT_ITEM_KEYS = ("type", "call_id", "output", "name")
 
 
-def read_inputs(inputs: Any) -> Request:
-    """Check what a caller gave and return it as a request in the schema it is written in. Not modified.
-
-    Args:
-        inputs: A dict of either schema, a string, a list of messages or items, or one of MLflow's request objects.
-
-    Raises:
-        InvalidInputError: It is none of these, or can't be sent; the error says where and why.
-    """
-    inputs = _as_plain(inputs)
-    if isinstance(inputs, str):
-        return Request("input", {"input": [{"role": "user", "content": inputs}]})
-    if isinstance(inputs, list):
-        items = [_as_plain(item) for item in inputs]
-        if not items:
-            raise InvalidInputError(f"The list of messages is empty. {_ACCEPTED}.")
-        is_chat = any(
-            isinstance(item, dict) and (item.get("role") == "tool" or item.get("tool_calls")) for item in items
-        )
-        inputs = {"messages" if is_chat else "input": items}
-    if not isinstance(inputs, Mapping):
-        given = "None" if inputs is None else f"{type(inputs).__name__} {inputs!r:.60}"
-        raise InvalidInputError(f"The payload can't be sent: it is {given}. {_ACCEPTED}.")
-    payload = dict(inputs)
-    keys = [key for key in ("input", "messages") if key in payload]
-    if len(keys) != 1:
-        given = (
-            "both 'input' and 'messages'"
-            if keys
-            else f"neither 'input' nor 'messages', but {sorted(map(str, payload))}"
-        )
-        raise InvalidInputError(f"The payload can't be sent: it has {given}. {_ACCEPTED}.")
-    if isinstance(payload.get("input"), str):
-        # OpenAI's API takes a bare string here; MLflow's schema, and so the endpoint, wants the list.
-        payload["input"] = [{"role": "user", "content": payload["input"]}]
-    if isinstance(payload[keys[0]], list):
-        payload[keys[0]] = [_as_plain(item) for item in payload[keys[0]]]
-    if keys == ["input"]:
-        check(ResponsesRequest, payload)
-        return Request("input", payload)
-    check(ChatRequest, payload)
-    return Request("messages", payload)
-
-
-def encode(request: Request, interface: type[Interface] | None) -> dict[str, Any]:
-    """Return the payload in the schema that the endpoint takes, with nothing dropped.
+def encode(request: Request, interface: type[Interface] | None) -> _Dict:
+    """Return a request's payload in the schema that the endpoint takes. Nothing given is modified.
 
     Args:
         request: A checked request.
@@ -85,39 +37,202 @@ def encode(request: Request, interface: type[Interface] | None) -> dict[str, Any
         return request.payload
     payload = dict(request.payload)
     if request.key == "messages":
-        items = [_to_item(m, f"messages[{i}]", interface) for i, m in enumerate(payload.pop("messages"))]
-        return {"input": items, **_renamed(payload, _COUNTERPARTS)}
-    messages = [_to_message(m, f"input[{i}]", interface) for i, m in enumerate(payload.pop("input"))]
-    return {"messages": messages, **_renamed(payload, {new: old for old, new in _COUNTERPARTS.items()})}
+        return {"input": _Items(interface).of(payload.pop("messages")), **_settings_of_responses(payload, interface)}
+    return {"messages": _Messages(interface).of(payload.pop("input")), **_settings_of_chat(payload, interface)}
 
 
-def _to_item(message: dict[str, Any], where: str, interface: type[Interface]) -> dict[str, Any]:
-    for key in ("tool_calls", "tool_call_id"):
-        if message.get(key):
-            raise _mismatch(f"{where}.{key}", interface)
-    if message.get("role") == "tool":
-        raise _mismatch(f"{where}.role 'tool'", interface)
-    if not isinstance(message.get("content"), str):
-        raise _mismatch(f"{where}.content (not a string)", interface)
-    return dict(message)
+class _Items:
+    """Makes a ResponsesAgent's items of messages."""
+
+    def __init__(self, interface: type[Interface]) -> None:
+        self._interface = interface
+        self._tool_names: dict[Any, Any] = {}
+
+    def of(self, messages: list[_Dict]) -> list[_Dict]:
+        items: list[_Dict] = []
+        for index, message in enumerate(messages):
+            items += self._of(message, f"messages[{index}]", follows=items[-1] if items else {})
+        return items
+
+    def _of(self, message: _Dict, where: str, follows: _Dict) -> list[_Dict]:
+        for key in ("attachments", "refusal"):
+            if message.get(key):
+                raise _mismatch(f"{where}.{key}", self._interface)
+        if message["role"] == "tool":
+            return [self._result(message, where)]
+        calls = message.get("tool_calls") or []
+        rest = {k: v for k, v in _without(message, _MESSAGE_KEYS).items() if v is not None or k not in ("id", "name")}
+        items = []
+        # A message that only calls is its calls, unless it says more of itself, or would run into the one before it.
+        runs_in = follows.get("role") == "assistant" or follows.get("type") == "function_call"
+        if message.get("content") or not calls or runs_in or set(rest) - {"id"}:
+            content = self._content(message.get("content") or "", message["role"], where)
+            items.append({"role": message["role"], "content": content, **rest})
+            rest = {}
+        for index, call in enumerate(calls):
+            items.append({**self._call(call, f"{where}.tool_calls[{index}]"), **rest})
+            rest = {}
+        return items
+
+    def _call(self, call: Any, where: str) -> _Dict:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or call.get("type", "function") != "function" or not call.get("id"):
+            raise _mismatch(f"{where} (not a function call with an id)", self._interface)
+        if lost := set(function) - {"name", "arguments"}:
+            raise _mismatch(f"{where}.function.{min(lost)}", self._interface)
+        self._tool_names[call["id"]] = function.get("name")
+        own_id = {"id": call["item_id"]} if "item_id" in call else {}
+        return {
+            "type": "function_call",
+            **own_id,
+            "call_id": call["id"],
+            **function,
+            **_without(call, (*_CALL_KEYS, "item_id")),
+        }
+
+    def _result(self, message: _Dict, where: str) -> _Dict:
+        if not isinstance(message.get("content"), str):
+            raise _mismatch(f"{where}.content (a tool's result that is not text)", self._interface)
+        call_id = message.get("tool_call_id")
+        if not call_id:
+            raise _mismatch(f"{where} without 'tool_call_id'", self._interface)
+        rest = _without(message, _MESSAGE_KEYS)
+        if rest.get("name") == self._tool_names.get(call_id):
+            rest.pop("name", None)  # the call says it
+        return {"type": "function_call_output", "call_id": call_id, "output": message["content"], **rest}
+
+    def _content(self, content: Any, role: str, where: str) -> Any:
+        if not isinstance(content, list):
+            return content
+        parts = []
+        for index, part in enumerate(content):
+            image = part.get("image_url")
+            if part["type"] == "text":
+                parts.append({**part, "type": "output_text" if role == "assistant" else "input_text"})
+            elif part["type"] == "image_url" and isinstance(image, dict) and "url" in image:
+                rest = _without(part, ("type", "image_url"))
+                parts.append({"type": "input_image", **_without(image, ("url",)), "image_url": image["url"], **rest})
+            else:
+                raise _mismatch(f"{where}.content[{index}] of type '{part['type']}'", self._interface)
+        return parts
 
 
-def _to_message(item: dict[str, Any], where: str, interface: type[Interface]) -> dict[str, Any]:
-    if item.get("type") not in _MESSAGE_TYPES:
-        raise _mismatch(f"{where} of type '{item['type']}'", interface)
-    message = {key: value for key, value in item.items() if key != "type"}
-    content = item["content"]
-    if isinstance(content, list):
-        if len(content) != 1 or content[0].get("type") not in ("input_text", "output_text", "text"):
-            raise _mismatch(f"{where}.content (parts that are not one text)", interface)
-        if lost := [key for key, value in content[0].items() if value and key not in ("type", "text")]:
-            raise _mismatch(f"{where}.content[0].{lost[0]}", interface)
-        message["content"] = content[0].get("text")
-    return message
+class _Messages:
+    """Makes a ChatAgent's or ChatModel's messages of items."""
+
+    def __init__(self, interface: type[Interface]) -> None:
+        self._interface = interface
+        self._tool_names: dict[Any, Any] = {}
+        self._messages: list[_Dict] = []
+
+    def of(self, items: list[_Dict]) -> list[_Dict]:
+        for index, item in enumerate(items):
+            where = f"input[{index}]"
+            kind = item.get("type") or "message"
+            if kind == "message":
+                content = self._content(item["content"], f"{where}.content")
+                self._messages.append({**_without(item, ("type",)), "content": content})
+            elif kind == "function_call":
+                self._add_call(item)
+            elif kind == "function_call_output":
+                self._messages.append(self._result(item, where))
+            else:
+                raise _mismatch(f"{where} of type '{kind}'", self._interface)
+        return self._messages
+
+    def _add_call(self, item: _Dict) -> None:
+        """Hang a call on the assistant's message before it, where there is one: calls made together stay together."""
+        self._tool_names[item.get("call_id")] = item.get("name")
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function, **_without(item, _CALL_ITEM_KEYS)}
+        if self._messages and self._messages[-1]["role"] == "assistant":
+            own_id = {"item_id": item["id"]} if item.get("id") else {}
+            message = self._messages[-1]
+            message["tool_calls"] = [*message.get("tool_calls", []), {**call, **own_id}]
+        else:
+            # A ChatAgent's messages are text, if empty; OpenAI's say null.
+            content = "" if self._interface is ChatAgent else None
+            own_id = {"id": item["id"]} if item.get("id") else {}
+            self._messages.append({"role": "assistant", "content": content, **own_id, "tool_calls": [call]})
+
+    def _result(self, item: _Dict, where: str) -> _Dict:
+        if not isinstance(item.get("output"), str):
+            raise _mismatch(f"{where}.output (a tool's result that is not text)", self._interface)
+        name = item.get("name")
+        if name is None and self._interface is ChatAgent:
+            name = self._tool_names.get(item.get("call_id"))
+            if name is None:
+                raise _mismatch(f"{where} without the call that it answers, whose name is wanted", self._interface)
+        named = {} if name is None else {"name": name}
+        return {
+            "role": "tool",
+            "content": item["output"],
+            **named,
+            "tool_call_id": item.get("call_id"),
+            **_without(item, _RESULT_ITEM_KEYS),
+        }
+
+    def _content(self, content: Any, where: str) -> Any:
+        if not isinstance(content, list):
+            return content
+        parts = [self._part(part, f"{where}[{index}]") for index, part in enumerate(content)]
+        if self._interface is not ChatAgent:
+            return parts
+        if len(parts) != 1 or set(parts[0]) != {"type", "text"}:
+            raise _mismatch(f"{where} (parts that are not one text)", self._interface)
+        return parts[0]["text"]
+
+    def _part(self, part: _Dict, where: str) -> _Dict:
+        kind = part["type"]
+        if kind in ("input_text", "output_text", "text"):
+            # Empty annotations say nothing; others, and log probabilities, would be lost.
+            rest = {key: value for key, value in _without(part, ("type", "text")).items() if value}
+            if lost := [key for key in ("annotations", "logprobs") if key in rest]:
+                raise _mismatch(f"{where}.{lost[0]}", self._interface)
+            return {"type": "text", "text": part.get("text"), **rest}
+        if kind == "input_image" and isinstance(part.get("image_url"), str):
+            detail = {"detail": part["detail"]} if "detail" in part else {}
+            image = {"url": part["image_url"], **detail}
+            return {"type": "image_url", "image_url": image, **_without(part, ("type", "image_url", "detail"))}
+        raise _mismatch(f"{where} of type '{kind}'", self._interface)
 
 
-def _renamed(payload: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _settings_of_responses(payload: _Dict, interface: type[Interface]) -> _Dict:
+    settings = _renamed(payload, {"max_tokens": "max_output_tokens"})
+    if isinstance(tools := settings.get("tools"), list):
+        settings["tools"] = [_flat(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
+    if isinstance(settings.get("tool_choice"), dict):
+        settings["tool_choice"] = _flat(settings["tool_choice"], "tool_choice", interface)
+    return settings
+
+
+def _settings_of_chat(payload: _Dict, interface: type[Interface]) -> _Dict:
+    settings = _renamed(payload, {"max_output_tokens": "max_tokens"})
+    if isinstance(tools := settings.get("tools"), list):
+        settings["tools"] = [_nested(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
+    if isinstance(settings.get("tool_choice"), dict):
+        settings["tool_choice"] = _nested(settings["tool_choice"], "tool_choice", interface)
+    return settings
+
+
+def _flat(tool: Any, where: str, interface: type[Interface]) -> _Dict:
+    if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
+        raise _mismatch(f"{where} (not a function)", interface)
+    return {**_without(tool, ("function",)), **tool["function"]}
+
+
+def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        raise _mismatch(f"{where} (not a function)", interface)
+    return {"type": "function", "function": _without(tool, ("type",))}
+
+
+def _renamed(payload: _Dict, names: Mapping[str, str]) -> _Dict:
     return {names.get(key, key): value for key, value in payload.items()}
+
+
+def _without(values: _Dict, keys: tuple[str, ...]) -> _Dict:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _mismatch(what: str, interface: type[Interface]) -> InterfaceMismatchError:
@@ -126,14 +241,3 @@ def _mismatch(what: str, interface: type[Interface]) -> InterfaceMismatchError:
         f"{what} has no counterpart in '{key}', which the endpoint takes: it serves a {interface.name}. "
         f"Send a payload with '{key}'."
     )
-
-
-def _as_plain(value: Any) -> Any:
-    """Return MLflow's and OpenAI's message and request objects as dicts, anything else as it is."""
-    if isinstance(value, (dict, list, str)) or value is None:
-        return value
-    for dump in ("model_dump", "to_dict"):
-        # A DataFrame has a to_dict too, of another meaning.
-        if callable(getattr(value, dump, None)) and not hasattr(value, "columns"):
-            return value.model_dump(exclude_none=True) if dump == "model_dump" else value.to_dict()
-    return value

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
-from mlflow_agent_target.conversion import Request, encode, read_inputs
+from mlflow_agent_target.conversion import encode
 from mlflow_agent_target.errors import (
     AgentTargetError,
     EndpointNotFoundError,
@@ -20,6 +20,7 @@ from mlflow_agent_target.errors import (
     InvalidResponseError,
     PermissionDeniedError,
 )
+from mlflow_agent_target.inputs import Request, read_inputs
 from mlflow_agent_target.interfaces import Interface, interface_for_task
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream

@@ -61,6 +61,39 @@ def test_every_form_of_input_is_answered_by_every_interface(
     assert inputs == before
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+TOOL_TURNS: dict[str, list[dict[str, Any]]] = {
+    "messages": [
+        user("40 + 2?"),
+        {"role": "assistant", "content": "", "id": "m1", "tool_calls": [CALL]},
+        {"role": "tool", "content": "42", "name": "add", "tool_call_id": "c1", "id": "m2"},
+        {"role": "assistant", "content": "42.", "id": "m3"},
+    ],
+    "input": [
+        user("40 + 2?"),
+        {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "add", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "42"},
+        {
+            "type": "message",
+            "id": "m3",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "42.", "annotations": []}],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("endpoint", ["responses_agent", "chat_agent"])
+@pytest.mark.parametrize("key", TOOL_TURNS)
+def test_a_conversation_with_tools_goes_on_with_an_agent_of_any_interface(
+    key: str, endpoint: str, client: AgentTargetClient
+) -> None:
+    response = client.predict(endpoint=endpoint, inputs={key: [*TOOL_TURNS[key], user("thanks")]})
+    assert "thanks" in response.output_text
+    assert "40 + 2?" in response.output_text or "2? + 40" in response.output_text
+
+
 @pytest.mark.parametrize("endpoint", [*ANSWERS, "tool_chat_agent"])
 def test_a_stream_adds_up_to_what_predict_gives(endpoint: str, client: AgentTargetClient) -> None:
     inputs = {"messages": [user(QUESTION)], "custom_inputs": {"k": [1]}}

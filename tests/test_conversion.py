@@ -13,7 +13,8 @@ from mlflow.types.llm import ChatCompletionRequest, ChatMessage
 from mlflow.types.responses import ResponsesAgentRequest
 
 from mlflow_agent_target import InterfaceMismatchError, InvalidInputError
-from mlflow_agent_target.conversion import encode, read_inputs
+from mlflow_agent_target.conversion import encode
+from mlflow_agent_target.inputs import read_inputs
 from mlflow_agent_target.interfaces import INTERFACES, ChatAgent, ChatCompletions, Interface, ResponsesAgent
 from mlflow_agent_target.payload import encode_json
 from tests.conftest import user
@@ -98,23 +99,152 @@ def test_a_single_text_part_is_a_messages_text() -> None:
     assert sent({"input": [item]}, ChatAgent) == {"messages": HI}
 
 
+ADD = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+MUL = {"id": "c2", "type": "function", "function": {"name": "mul", "arguments": "{}"}}
+ADD_ITEM = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'}
+MUL_ITEM = {"type": "function_call", "call_id": "c2", "name": "mul", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "1"}
+APPROVAL = {"type": "mcp_approval_request", "id": "a", "name": "f", "arguments": "{}", "server_label": "s"}
+IMAGE = {"url": "https://x/y.png", "detail": "low"}
+IMAGE_PART = {"type": "input_image", "image_url": IMAGE["url"], "detail": "low"}
+
+# Interface of the messages, messages, the items that say the same.
+COUNTERPARTS = [
+    pytest.param(
+        ChatAgent,
+        [
+            *HI,
+            {"role": "assistant", "content": "", "id": "m2", "tool_calls": [ADD, MUL]},
+            {"role": "tool", "content": "42", "name": "add", "tool_call_id": "c1", "id": "m3"},
+            {"role": "tool", "content": "7", "name": "mul", "tool_call_id": "c2"},
+            {"role": "assistant", "content": "It is 42.", "id": "m4"},
+        ],
+        [
+            *HI,
+            {**ADD_ITEM, "id": "m2"},
+            MUL_ITEM,
+            {"type": "function_call_output", "call_id": "c1", "output": "42", "id": "m3"},
+            {"type": "function_call_output", "call_id": "c2", "output": "7"},
+            {"role": "assistant", "content": "It is 42.", "id": "m4"},
+        ],
+        id="a ChatAgent's parallel calls and their results",
+    ),
+    pytest.param(
+        ChatCompletions,
+        [
+            {"role": "assistant", "content": None, "tool_calls": [ADD]},
+            {"role": "tool", "content": "1", "tool_call_id": "c1"},
+        ],
+        [ADD_ITEM, RESULT],
+        id="a ChatModel's call",
+    ),
+    pytest.param(
+        ChatAgent,
+        [{"role": "assistant", "content": "Let me see.", "id": "m1", "tool_calls": [{**ADD, "item_id": "fc_1"}]}],
+        [{"role": "assistant", "content": "Let me see.", "id": "m1"}, {**ADD_ITEM, "id": "fc_1"}],
+        id="text and a call",
+    ),
+    pytest.param(
+        ChatAgent,
+        [{"role": "assistant", "content": "", "id": "fc_1", "tool_calls": [ADD, {**MUL, "item_id": "fc_2"}]}],
+        [{**ADD_ITEM, "id": "fc_1"}, {**MUL_ITEM, "id": "fc_2"}],
+        id="calls with ids of their own",
+    ),
+    pytest.param(
+        ChatAgent,
+        [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [ADD]}],
+        [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": ""}, ADD_ITEM],
+        id="a message that only calls, right after another",
+    ),
+    pytest.param(
+        ChatAgent,
+        [{"role": "assistant", "content": "", "nobody_knows": 1, "tool_calls": [{**ADD, "status": "completed"}]}],
+        [{"role": "assistant", "content": "", "nobody_knows": 1}, {**ADD_ITEM, "status": "completed"}],
+        id="keys that nobody knows",
+    ),
+    pytest.param(
+        ChatAgent,
+        [{"role": "tool", "content": "4", "name": "f", "tool_call_id": "gone"}],
+        [{"type": "function_call_output", "call_id": "gone", "output": "4", "name": "f"}],
+        id="a result without its call",
+    ),
+    pytest.param(
+        ChatCompletions,
+        [user([{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": IMAGE}])],
+        [user([{"type": "input_text", "text": "what is it?"}, IMAGE_PART])],
+        id="text and an image",
+    ),
+    pytest.param(
+        ChatCompletions,
+        [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}],
+        [{"role": "assistant", "content": [{"type": "output_text", "text": "a"}]}],
+        id="what the assistant said",
+    ),
+]
+
+
+@pytest.mark.parametrize(("interface", "messages", "items"), COUNTERPARTS)
+def test_each_schema_says_it_in_its_own_way(
+    interface: type[Interface], messages: list[dict[str, Any]], items: list[dict[str, Any]]
+) -> None:
+    before = copy.deepcopy((messages, items))
+    assert sent({"messages": messages}, ResponsesAgent) == {"input": items}
+    assert sent({"input": items}, interface) == {"messages": messages}
+    assert (messages, items) == before
+
+
+def test_an_agents_own_answer_can_be_sent_on_to_one_of_the_other_interface() -> None:
+    text = {"type": "output_text", "text": "ho", "annotations": []}
+    answer = [{"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [text]}]
+    assert sent([*HI, *answer], ChatAgent)["messages"][1] == {
+        "role": "assistant",
+        "id": "m",
+        "status": "completed",
+        "content": "ho",
+    }
+
+
+def test_tools_are_declared_in_each_schemas_own_way() -> None:
+    parameters = {"type": "object", "properties": {}}
+    nested = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": parameters}}
+    flat = {"type": "function", "name": "add", "description": "Adds.", "parameters": parameters}
+    for chosen_nested, chosen_flat in (
+        ("auto", "auto"),
+        ({"type": "function", "function": {"name": "add"}}, {"type": "function", "name": "add"}),
+    ):
+        chat = {"messages": HI, "tools": [nested], "tool_choice": chosen_nested}
+        responses = {"input": HI, "tools": [flat], "tool_choice": chosen_flat}
+        assert sent(chat, ResponsesAgent) == responses
+        assert sent(responses, ChatCompletions) == chat
+
+
+# Messages, what of them a ResponsesAgent's items can't say.
+UNSAYABLE_IN_ITEMS = [
+    ({"role": "tool", "content": "4"}, "messages[0] without 'tool_call_id'"),
+    ({"role": "tool", "content": [], "tool_call_id": "c"}, "messages[0].content"),
+    ({**user("a"), "attachments": {"a": "b"}}, "messages[0].attachments"),
+    ({"role": "assistant", "refusal": "no"}, "messages[0].refusal"),
+    (user([{"type": "input_audio", "x": 1}]), "messages[0].content[0] of type 'input_audio'"),
+    ({"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]}, "messages[0].tool_calls[0]"),
+    ({"role": "assistant", "tool_calls": [{**ADD, "id": None}]}, "messages[0].tool_calls[0]"),
+]
+
+
 @pytest.mark.parametrize(
     ("inputs", "interface", "names"),
     [
-        ({"messages": TOOL_TURN}, ResponsesAgent, "messages[1].tool_calls"),
-        ({"messages": [{"role": "tool", "content": "4"}]}, ResponsesAgent, "messages[0].role"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
-            ResponsesAgent,
-            "messages[0].content",
-        ),
-        ({"input": ITEMS}, ChatAgent, "input[1] of type 'function_call_output'"),
-        ({"input": [user([{"type": "input_image", "image_url": "u"}])]}, ChatCompletions, "input[0].content"),
-        (
-            {"input": [user([{"type": "output_text", "text": "a", "annotations": [1]}])]},
-            ChatAgent,
-            "content[0].annotations",
-        ),
+        *(({"messages": [message]}, ResponsesAgent, names) for message, names in UNSAYABLE_IN_ITEMS),
+        ({"messages": HI, "tools": [{"type": "web_search"}]}, ResponsesAgent, "tools[0]"),
+        ({"input": HI, "tools": [{"type": "web_search"}]}, ChatAgent, "tools[0]"),
+        ({"input": HI, "tool_choice": {"type": "web_search"}}, ChatAgent, "tool_choice"),
+        ({"input": [RESULT]}, ChatAgent, "input[0] without the call"),
+        ({"input": [ADD_ITEM, {**RESULT, "output": {"a": 1}}]}, ChatAgent, "input[1].output"),
+        ({"input": [*HI, APPROVAL]}, ChatAgent, "input[1] of type 'mcp_approval_request'"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, ChatCompletions, "input[0] of type 'reasoning'"),
+        ({"input": [user([{"type": "input_image", "image_url": "u"}])]}, ChatAgent, "input[0].content"),
+        ({"input": [user([{"type": "input_text", "text": t} for t in "ab"])]}, ChatAgent, "input[0].content"),
+        ({"input": [user([{"type": "input_file", "file_id": "f"}])]}, ChatCompletions, "input[0].content[0]"),
+        ({"input": [user([{"type": "output_text", "text": "a", "annotations": [1]}])]}, ChatAgent, "annotations"),
     ],
 )
 def test_what_has_no_counterpart_is_an_error_that_names_it(
@@ -127,29 +257,72 @@ def test_what_has_no_counterpart_is_an_error_that_names_it(
     assert caught.value.may_have_run is False
 
 
-plain_messages = st.lists(
-    st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "assistant", "system"]), "content": st.text()},
-        optional={"id": st.text(min_size=1), "unknown": st.integers()},
-    ),
-    max_size=5,
+spoken = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "developer"]), "content": st.text()},
+    optional={"id": st.text(min_size=1), "unknown": st.integers()},
 )
+functions = st.fixed_dictionaries({"name": st.sampled_from("abc"), "arguments": st.text()})
+calls = functions.map(lambda function: {"id": f"call_{function['name']}", "type": "function", "function": function})
 extras = st.fixed_dictionaries(
     {},
     optional={
         "custom_inputs": st.dictionaries(st.text(), st.integers()),
+        "context": st.fixed_dictionaries({"conversation_id": st.text()}),
+        "databricks_options": st.just({"return_trace": True}),
         "stop": st.text(),
         "max_tokens": st.integers(),
     },
 )
 
 
-@given(messages=plain_messages, extra=extras, interface=st.sampled_from([ChatAgent, ChatCompletions]))
-def test_there_and_back_is_the_same(
-    messages: list[dict[str, Any]], extra: dict[str, Any], interface: type[Interface]
-) -> None:
+def called(content: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
+    tool_calls = st.lists(calls, min_size=1, max_size=3)
+    required = {"role": st.just("assistant"), "content": content, "tool_calls": tool_calls}
+    return st.fixed_dictionaries(required, optional={"id": st.text(min_size=1)})
+
+
+def results(**named: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
+    # Of calls that are not there: where they are, the name is not said twice.
+    required = {"role": st.just("tool"), "content": st.text(), "tool_call_id": st.text(min_size=7), **named}
+    return st.fixed_dictionaries(required, optional={"id": st.text(min_size=1)})
+
+
+CHAT_AGENT_TURNS = st.lists(st.one_of(spoken, called(st.text()), results(name=st.text(min_size=2))), max_size=6)
+CHAT_MODEL_TURNS = st.lists(st.one_of(spoken, called(st.text(min_size=1)), results()), max_size=6)
+
+
+@given(
+    case=st.one_of(
+        CHAT_AGENT_TURNS.map(lambda messages: (ChatAgent, messages)),
+        CHAT_MODEL_TURNS.map(lambda messages: (ChatCompletions, messages)),
+    ),
+    extra=extras,
+)
+def test_messages_come_back_the_same(case: tuple[type[Interface], list[dict[str, Any]]], extra: dict[str, Any]) -> None:
+    interface, messages = case
     payload = {"messages": messages, **extra}
     assert sent(sent(payload, ResponsesAgent), interface) == payload
+
+
+item_calls = functions.flatmap(
+    lambda function: st.fixed_dictionaries(
+        {"type": st.just("function_call"), "call_id": st.just("call"), **{k: st.just(v) for k, v in function.items()}},
+        optional={"id": st.text(min_size=1)},
+    )
+)
+item_results = st.text().map(
+    lambda output: {"type": "function_call_output", "call_id": "elsewhere", "output": output, "name": "else"}
+)
+# An empty message of the assistant's before a call is how messages keep apart what would run together as items.
+said_items = spoken.filter(lambda item: item["content"])
+
+
+@given(
+    items=st.lists(st.one_of(said_items, item_calls, item_results), max_size=8),
+    interface=st.sampled_from([ChatAgent, ChatCompletions]),
+)
+def test_items_come_back_the_same(items: list[dict[str, Any]], interface: type[Interface]) -> None:
+    assert sent(sent({"input": items}, interface), ResponsesAgent) == {"input": items}
 
 
 @pytest.mark.parametrize(

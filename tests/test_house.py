@@ -21,12 +21,19 @@ ROWS = [
     {"server"},
     {"endpoint", "workspace"},
     {"streams", "answers"},
-    {"transport", "interfaces", "conversion"},
+    {"transport", "interfaces", "inputs", "conversion"},
     {"failures", "retry", "target", "sse", "payload", "deltas"},
     {"errors"},
     {"error_bodies"},
 ]
-SIDEWAYS = {("endpoint", "workspace"), ("streams", "answers"), ("conversion", "interfaces"), ("server", "server")}
+SIDEWAYS = {
+    ("endpoint", "workspace"),
+    ("streams", "answers"),
+    ("inputs", "interfaces"),
+    ("conversion", "interfaces"),
+    ("conversion", "inputs"),
+    ("server", "server"),
+}
 # Where third-party libraries may be imported at all, and where only inside a function.
 ONLY_IN = {
     "requests": {"transport", "failures"},

@@ -1,0 +1,79 @@
+"""What a caller gives, as a checked request in the schema it is written in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.interfaces import RequestKey
+from mlflow_agent_target.payload import ChatRequest, ResponsesRequest, check
+
+_ACCEPTED = (
+    "Accepted are {'input': [...]} (ResponsesAgent), {'messages': [...]} (ChatAgent, ChatModel), a string (one user "
+    "message), a list of messages or items, or MLflow's ResponsesAgentRequest, ChatAgentRequest, ChatCompletionRequest"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A caller's payload, checked: `key` says which of the two schemas it is in."""
+
+    key: RequestKey
+    payload: dict[str, Any]
+
+
+def read_inputs(inputs: Any) -> Request:
+    """Check what a caller gave and return it as a request in the schema it is written in. Not modified.
+
+    Args:
+        inputs: A dict of either schema, a string, a list of messages or items, or one of MLflow's request objects.
+
+    Raises:
+        InvalidInputError: It is none of these, or can't be sent; the error says where and why.
+    """
+    inputs = _as_plain(inputs)
+    if isinstance(inputs, str):
+        return Request("input", {"input": [{"role": "user", "content": inputs}]})
+    if isinstance(inputs, list):
+        items = [_as_plain(item) for item in inputs]
+        if not items:
+            raise InvalidInputError(f"The list of messages is empty. {_ACCEPTED}.")
+        is_chat = any(
+            isinstance(item, dict) and (item.get("role") == "tool" or item.get("tool_calls")) for item in items
+        )
+        inputs = {"messages" if is_chat else "input": items}
+    if not isinstance(inputs, Mapping):
+        given = "None" if inputs is None else f"{type(inputs).__name__} {inputs!r:.60}"
+        raise InvalidInputError(f"The payload can't be sent: it is {given}. {_ACCEPTED}.")
+    payload = dict(inputs)
+    keys = [key for key in ("input", "messages") if key in payload]
+    if len(keys) != 1:
+        given = (
+            "both 'input' and 'messages'"
+            if keys
+            else f"neither 'input' nor 'messages', but {sorted(map(str, payload))}"
+        )
+        raise InvalidInputError(f"The payload can't be sent: it has {given}. {_ACCEPTED}.")
+    if isinstance(payload.get("input"), str):
+        # OpenAI's API takes a bare string here; MLflow's schema, and so the endpoint, wants the list.
+        payload["input"] = [{"role": "user", "content": payload["input"]}]
+    if isinstance(payload[keys[0]], list):
+        payload[keys[0]] = [_as_plain(item) for item in payload[keys[0]]]
+    if keys == ["input"]:
+        check(ResponsesRequest, payload)
+        return Request("input", payload)
+    check(ChatRequest, payload)
+    return Request("messages", payload)
+
+
+def _as_plain(value: Any) -> Any:
+    """Return MLflow's and OpenAI's message and request objects as dicts, anything else as it is."""
+    if isinstance(value, (dict, list, str)) or value is None:
+        return value
+    for dump in ("model_dump", "to_dict"):
+        # A DataFrame has a to_dict too, of another meaning.
+        if callable(getattr(value, dump, None)) and not hasattr(value, "columns"):
+            return value.model_dump(exclude_none=True) if dump == "model_dump" else value.to_dict()
+    return value
