@@ -13,7 +13,9 @@ from urllib.parse import quote
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
 from mlflow_agent_target.conversion import encode
+from mlflow_agent_target.error_bodies import server_reason
 from mlflow_agent_target.errors import (
+    AgentError,
     AgentTargetError,
     EndpointNotFoundError,
     InvalidInputError,
@@ -21,7 +23,7 @@ from mlflow_agent_target.errors import (
     PermissionDeniedError,
 )
 from mlflow_agent_target.inputs import Request, read_inputs
-from mlflow_agent_target.interfaces import Interface, interface_for_task
+from mlflow_agent_target.interfaces import Interface, interface_for_task, interface_wanted
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.target import Credentials
@@ -116,6 +118,13 @@ class Connection:
         """Return whether an endpoint has been asked what it serves."""
         return name in self._interfaces
 
+    def remember(self, name: str, interface: type[Interface]) -> None:
+        """Remember what an endpoint said that it serves."""
+        known: Future[type[Interface] | None] = Future()
+        known.set_result(interface)
+        with self._lock:
+            self._interfaces[name] = known
+
     def forget(self, name: str) -> None:
         """Forget what an endpoint serves."""
         with self._lock:
@@ -135,6 +144,7 @@ class Endpoint:
         self.name = name
         self._interface = interface
         self._connection = connection
+        self._key = name or ""
         self._options = replace(options, endpoint=name)
 
     def query(self, inputs: Any) -> AgentResponse:
@@ -142,34 +152,44 @@ class Endpoint:
         request = read_inputs(inputs)
         if request.payload.get("stream"):
             raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
-        reply = self._send(Transport.post, self._encode(request))
+        reply = self._send(Transport.post, request, {})
         return whole_answer(reply.value, endpoint=self.name, request_id=reply.request_id, attempts=reply.attempts)
 
     def stream(self, inputs: Any) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
-        payload = {**self._encode(read_inputs(inputs)), "stream": True}
+        request = read_inputs(inputs)
         started = time.monotonic()
-        body = self._send(Transport.open_stream, payload)
+        body = self._send(Transport.open_stream, request, {"stream": True})
         return AgentStream(body, endpoint=self.name, started=started, idle_timeout=self._options.idle_timeout)
 
-    def _encode(self, request: Request) -> dict[str, Any]:
-        if self._interface is None and self.name is not None:
-            if not self._connection.knows(self.name):
-                encode_json(request.payload)  # what can't be sent is refused before anything is, this question included
-            return encode(request, self._connection.interface_of(self.name, self._ask))
-        return encode(request, self._interface)
-
     def _send(
-        self, send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T], payload: dict[str, Any]
+        self,
+        send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T],
+        request: Request,
+        more: dict[str, Any],
     ) -> _T:
+        if self._interface is None and not self._connection.knows(self._key):
+            encode_json(request.payload)  # what can't be sent is refused before anything is, this question included
+        interface = self._interface or self._connection.interface_of(self._key, self._ask)
+        payload = {**encode(request, interface), **more}
         transport = self._connection.transport
         path = f"/serving-endpoints/{quote(self.name, safe='')}" if self.name else ""
+        url = f"{transport.base_url}{path}/invocations"
         try:
-            return send(transport, f"{transport.base_url}{path}/invocations", payload, self._options)
+            return send(transport, url, payload, self._options)
         except EndpointNotFoundError:
-            if self.name is not None:
-                self._connection.forget(self.name)  # it may be made anew, as another
+            self._connection.forget(self._key)  # it may be made anew, as another
             raise
+        except AgentError as error:
+            wanted = interface_wanted(server_reason(error.body)) if error.status_code == 400 else None
+            if wanted is None:
+                raise
+            error.may_have_run = False
+            if self._interface is not None or wanted.request_key in payload:
+                raise
+        # The endpoint refused the other schema's key before its agent ran, and said which one it takes.
+        self._connection.remember(self._key, wanted)
+        return send(transport, url, {**encode(request, wanted), **more}, self._options)
 
     def _ask(self) -> type[Interface] | None:
         """Ask what the endpoint serves.
@@ -177,9 +197,11 @@ class Endpoint:
         A login that may query an endpoint may still be forbidden to describe it, and a gateway may describe nothing:
         then the payload goes as it is.
         """
+        if self.name is None:
+            return None
         quick = replace(self._options, timeout=min(self._options.timeout, _DESCRIBE_SECONDS))
         try:
-            task = get_endpoint(self._connection.transport, self.name or "", quick).get("task")
+            task = get_endpoint(self._connection.transport, self.name, quick).get("task")
         except (PermissionDeniedError, EndpointNotFoundError, InvalidResponseError):
             return None  # and it stays so
         return interface_for_task(task)

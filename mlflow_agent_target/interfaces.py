@@ -7,6 +7,7 @@ add more than the formats say, so everything here takes what is there and asks f
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -278,6 +279,25 @@ def interface_of_answer(answer: Answer) -> type[Interface] | None:
 def interface_of_event(event: Event) -> type[Interface] | None:
     """Return the interface that a stream event is written in, or None when it could be any."""
     return next((interface for interface in INTERFACES if interface.speaks(event)), None)
+
+
+# What endpoints say, before their agent runs, to a payload with the other schema's key: Model Serving, MLflow's schema
+# enforcement, MLflow's AgentServer.
+_WANTS_INPUT = re.compile(
+    r"use 'input' field instead|missing inputs \['input'\]|ResponsesAgentRequest\s+input\s+Field required"
+)
+_WANTS_MESSAGES = re.compile(r"missing inputs \['messages'\]|Missing required Chat parameter: 'messages'")
+
+
+def interface_wanted(refusal: str) -> type[Interface] | None:
+    """Return the interface that an endpoint names when it refuses a payload in the other schema, or None.
+
+    Args:
+        refusal: What it says, with status 400.
+    """
+    if _WANTS_INPUT.search(refusal):
+        return ResponsesAgent
+    return ChatAgent if _WANTS_MESSAGES.search(refusal) else None
 
 
 def failure(message: dict[str, Any], event_name: str = "") -> Any:

@@ -320,6 +320,53 @@ def test_what_an_endpoint_serves_can_be_said(scripted: Make) -> None:
     assert server.posts[0].json == {"messages": [user("hi")]}
 
 
+_USE_INPUT = "'messages' field is not supported. Please use 'input' field instead."
+_NO_INPUT = (
+    "Invalid parameters for ResponsesAgent: 1 validation error for ResponsesAgentRequest\ninput\n  Field required"
+)
+_NO_MESSAGES = "Model is missing inputs ['messages']. Note that there were extra inputs: ['input']."
+REFUSALS: list[tuple[str, dict[str, Any]]] = [
+    ("input", {"error_code": "INVALID_PARAMETER_VALUE", "message": _USE_INPUT}),
+    ("input", {"detail": _NO_INPUT}),
+    ("messages", {"error_code": "BAD_REQUEST", "message": _NO_MESSAGES}),
+    ("messages", {"error_code": "BAD_REQUEST", "message": "Missing required Chat parameter: 'messages'"}),
+]
+
+
+@pytest.mark.parametrize(("wanted", "refusal"), REFUSALS)
+@pytest.mark.parametrize("name", ["a", None])
+def test_an_endpoint_that_names_the_key_it_takes_is_given_that(
+    wanted: str, refusal: dict[str, Any], name: str | None, scripted: Make
+) -> None:
+    """It has said so before its agent ran, so that the agent runs once."""
+    server = scripted(whole(refusal, 400), whole({"output": []}))
+    other = "input" if wanted == "messages" else "messages"
+    client = AgentTargetClient(server.target_uri)
+    for _ in range(2):
+        client.predict(endpoint=name, inputs={other: [user("hi")], "custom_inputs": {"k": 1}})
+    assert [sorted(request.json) for request in server.posts] == [
+        ["custom_inputs", other],
+        ["custom_inputs", wanted],
+        ["custom_inputs", wanted],
+    ]
+
+
+def test_an_endpoint_is_asked_in_the_other_schema_once(scripted: Make) -> None:
+    server = scripted(whole(REFUSALS[0][1], 400))
+    with pytest.raises(AgentError, match="use 'input' field instead") as caught:
+        AgentTargetClient(server.target_uri).predict(endpoint="a", inputs={"messages": [user("hi")]})
+    assert len(server.posts) == 2
+    assert caught.value.status_code == 400
+
+
+def test_a_refused_key_means_that_the_agent_has_not_run(scripted: Make) -> None:
+    server = scripted(whole(REFUSALS[0][1], 400))
+    client = AgentTargetClient(server.target_uri).with_options(interface="ChatAgent")
+    with pytest.raises(AgentError) as caught:
+        client.predict_stream(endpoint="a", inputs={"messages": [user("hi")]})
+    assert (caught.value.may_have_run, len(server.posts)) == (False, 1)
+
+
 def test_a_mismatch_is_found_before_anything_is_sent(scripted: Make) -> None:
     server = scripted(whole({"messages": []}), describe=described("agent/v2/chat"))
     with pytest.raises(InterfaceMismatchError, match=r"input\[0\] of type 'reasoning'"):

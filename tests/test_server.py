@@ -448,7 +448,9 @@ class TestMLflowsOwnServers:
             process.kill()
             process.wait()
 
-    @pytest.mark.parametrize("inputs", ["one two", HI, {"input": HI, "custom_inputs": {"k": 1}}])
+    @pytest.mark.parametrize(
+        "inputs", ["one two", HI, {"input": HI, "custom_inputs": {"k": 1}}, {"messages": HI, "custom_inputs": {"k": 1}}]
+    )
     def test_agent_server(self, inputs: Any, agent_server: str) -> None:
         client = AgentTargetClient(agent_server)
         response = client.predict(inputs=inputs)
