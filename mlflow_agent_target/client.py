@@ -61,7 +61,6 @@ class AgentTargetClient(BaseDeploymentClient):
         self._options = RequestOptions(
             timeout=self._settings.timeout,
             total_timeout=self._settings.total_timeout,
-            idle_timeout=self._settings.timeout,
             retries=RetryPolicy(
                 self._settings.max_retries, self._settings.backoff_factor, self._settings.backoff_jitter
             ),
@@ -135,9 +134,9 @@ class AgentTargetClient(BaseDeploymentClient):
         """Return the same client with other settings, on the same connections. None keeps a setting.
 
         Args:
-            timeout: Seconds for one attempt: until the answer, or a stream's first byte, is there.
+            timeout: Seconds for one attempt: until the answer, or a stream's first event, is there.
             total_timeout: Seconds for all attempts together.
-            idle_timeout: Seconds of silence allowed between a stream's events.
+            idle_timeout: Seconds of silence allowed between a stream's events; as `timeout` unless it is set.
             idempotent: True says that the agent may safely run twice, so that every passing failure is retried.
             interface: What the endpoints serve, "ResponsesAgent", "ChatAgent" or "ChatModel", or a task such as
                 "agent/v1/responses", so that they are not asked.
@@ -150,8 +149,6 @@ class AgentTargetClient(BaseDeploymentClient):
         for name, value in changes.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise InvalidInputError(f"{name} must be a number of seconds above 0, not {value!r}.")
-        if timeout is not None and idle_timeout is None:
-            changes["idle_timeout"] = timeout
         if idempotent is not None:
             changes["idempotent"] = bool(idempotent)
         if interface is not None:

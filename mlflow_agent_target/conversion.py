@@ -7,7 +7,6 @@ role `tool`. There and back is the same again, for all that both can say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from mlflow_agent_target.errors import InterfaceMismatchError
@@ -198,7 +197,7 @@ class _Messages:
 
 
 def _settings_of_responses(payload: _Dict, interface: type[Interface]) -> _Dict:
-    settings = _renamed(payload, {"max_tokens": "max_output_tokens"})
+    settings = _renamed(payload, "max_tokens", "max_output_tokens", interface)
     if isinstance(tools := settings.get("tools"), list):
         settings["tools"] = [_flat(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
     if isinstance(settings.get("tool_choice"), dict):
@@ -207,7 +206,7 @@ def _settings_of_responses(payload: _Dict, interface: type[Interface]) -> _Dict:
 
 
 def _settings_of_chat(payload: _Dict, interface: type[Interface]) -> _Dict:
-    settings = _renamed(payload, {"max_output_tokens": "max_tokens"})
+    settings = _renamed(payload, "max_output_tokens", "max_tokens", interface)
     if isinstance(tools := settings.get("tools"), list):
         settings["tools"] = [_nested(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
     if isinstance(settings.get("tool_choice"), dict):
@@ -227,8 +226,10 @@ def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:
     return {"type": "function", "function": _without(tool, ("type",))}
 
 
-def _renamed(payload: _Dict, names: Mapping[str, str]) -> _Dict:
-    return {names.get(key, key): value for key, value in payload.items()}
+def _renamed(payload: _Dict, old: str, new: str, interface: type[Interface]) -> _Dict:
+    if old in payload and new in payload:
+        raise _mismatch(f"'{old}' beside '{new}'", interface)
+    return {new if key == old else key: value for key, value in payload.items()}
 
 
 def _without(values: _Dict, keys: tuple[str, ...]) -> _Dict:

@@ -62,13 +62,20 @@ def _merge_calls(known: list[dict[str, Any]], new: list[dict[str, Any]]) -> list
         if same is None:
             calls.append(dict(piece))
             continue
-        function = {**(same.get("function") or {})}
-        for key, value in (piece.get("function") or {}).items():
-            pieces = key == "arguments" and isinstance(function.get(key), str) and isinstance(value, str)
-            function[key] = function[key] + value if pieces else value if value is not None else function.get(key)
+        function = _function(same)
+        for key, value in _function(piece).items():
+            if key == "arguments" and isinstance(value, str) and isinstance(function.get(key), str):
+                function[key] += value
+            elif value is not None:
+                function[key] = value
         same.update({k: v for k, v in piece.items() if v is not None})
         same["function"] = function
     return calls
+
+
+def _function(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    return dict(function) if isinstance(function, dict) else {}
 
 
 def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:

@@ -160,7 +160,9 @@ class Endpoint:
         request = read_inputs(inputs)
         started = time.monotonic()
         body = self._send(Transport.open_stream, request, {"stream": True})
-        return AgentStream(body, endpoint=self.name, started=started, idle_timeout=self._options.idle_timeout)
+        timeout = self._options.timeout
+        idle_timeout = timeout if self._options.idle_timeout is None else self._options.idle_timeout
+        return AgentStream(body, endpoint=self.name, started=started, timeout=timeout, idle_timeout=idle_timeout)
 
     def _send(
         self,

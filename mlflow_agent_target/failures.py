@@ -11,7 +11,13 @@ import requests
 import urllib3
 
 from mlflow_agent_target.error_bodies import printable
-from mlflow_agent_target.errors import AgentTargetError, EndpointUnavailableError, RequestTimeoutError, server_name
+from mlflow_agent_target.errors import (
+    AgentTargetError,
+    EndpointUnavailableError,
+    InvalidInputError,
+    RequestTimeoutError,
+    server_name,
+)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -23,7 +29,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(cause, BaseException) and id(cause) not in seen:
             seen.add(id(cause))
             yield cause
-            pending += [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
+            # Not __context__: that may be an error which the caller was handling when it made this call.
+            pending += [getattr(cause, "reason", None), *cause.args, cause.__cause__]
 
 
 def _is_of_handshake(cause: BaseException) -> bool:
@@ -56,6 +63,8 @@ def connection_error(
         return any(isinstance(cause, kinds) for cause in causes)
 
     reason = printable(str(causes[-1]) or type(causes[-1]).__name__, 200)
+    if has(requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError):
+        return InvalidInputError(f"{whose} can't be asked at {base_url} ({reason}). Check the target.", **common)
     in_handshake = any(map(_is_of_handshake, causes))
     if in_handshake and not has(TimeoutError):
         return EndpointUnavailableError(

@@ -78,8 +78,8 @@ class ResponsesAgent(Interface):
     def __init__(self) -> None:
         super().__init__()
         self._items: list[Any] = []
-        # Text seen only in deltas so far, for each item. A done item brings its text again, whole.
-        self._said: dict[Any, str] = {}
+        # Text seen only in deltas so far, for each item and content part. A done item brings its text again, whole.
+        self._said: dict[str, dict[int, str]] = {}
         # Done items since the last `response.created`: agents pass several inner responses through.
         self._done_in_response = 0
 
@@ -115,11 +115,13 @@ class ResponsesAgent(Interface):
         if kind == "response.created":
             self._done_in_response = 0
         elif kind == "response.output_text.delta" and isinstance(delta := event.get("delta"), str):
-            key = event.get("item_id")
-            self._said[key] = self._said.get(key, "") + delta
+            parts, index = self._parts(event)
+            parts[index] = parts.get(index, "") + delta
             return delta
         elif kind == "response.output_text.done" and isinstance(text := event.get("text"), str):
-            return self._say(event.get("item_id"), text)
+            parts, index = self._parts(event)
+            said, parts[index] = parts.get(index, ""), text
+            return _rest(text, said)
         elif kind == "response.output_item.done" and isinstance(item := event.get("item"), dict):
             self._done_in_response += 1
             return self._add_item(item)
@@ -127,24 +129,22 @@ class ResponsesAgent(Interface):
             return self._complete(response)
         return ""
 
+    def _parts(self, event: Event) -> tuple[dict[int, str], int]:
+        index = event.get("content_index")
+        return self._said.setdefault(_id(event.get("item_id")), {}), index if isinstance(index, int) else 0
+
     def _add_item(self, item: dict[str, Any]) -> str:
         self._items.append(item)
         full = _item_text(item)
         if not full:
             return ""
-        said = self._said.pop(self._key_of(item, full), "")
-        return full[len(said) :] if full.startswith(said) else ""
-
-    def _key_of(self, item: dict[str, Any], full: str) -> Any:
         # Deltas and their done item may carry different ids, and different items the same placeholder.
-        if item.get("id") in self._said:
-            return item.get("id")
-        return next((key for key, said in self._said.items() if said and full.startswith(said)), None)
-
-    def _say(self, key: Any, text: str) -> str:
-        said = self._said.get(key, "")
-        self._said[key] = text
-        return text[len(said) :] if text.startswith(said) else ""
+        said = {key: "".join(parts.values()) for key, parts in self._said.items()}
+        key = _id(item.get("id"))
+        if key not in said:
+            key = next((key for key, text in said.items() if text and full.startswith(text)), "")
+        self._said.pop(key, None)
+        return _rest(full, said.get(key, ""))
 
     def _complete(self, response: dict[str, Any]) -> str:
         self._extras.update({k: v for k, v in response.items() if k not in ("output", "usage") and v is not None})
@@ -158,12 +158,11 @@ class ResponsesAgent(Interface):
         unfinished = [
             {
                 "type": "message",
-                **({"id": key} if isinstance(key, str) else {}),
+                **({"id": key} if key else {}),
                 "role": "assistant",
-                "content": [{"type": "output_text", "text": said, "annotations": []}],
+                "content": [{"type": "output_text", "text": text, "annotations": []} for text in parts.values()],
             }
-            for key, said in self._said.items()
-            if said
+            for key, parts in self._said.items()
         ]
         return {"object": "response", "output": [*self._items, *unfinished], **self._extras}
 
@@ -178,8 +177,8 @@ class ChatAgent(Interface):
 
     def __init__(self) -> None:
         super().__init__()
-        self._messages: dict[Any, dict[str, Any]] = {}
-        self._last_id: Any = None
+        self._messages: dict[str, dict[str, Any]] = {}
+        self._last_id = ""
 
     @staticmethod
     def text(answer: Answer) -> str:
@@ -203,7 +202,7 @@ class ChatAgent(Interface):
         if not isinstance(delta := event.get("delta"), dict):
             return ""
         # A chunk without an id goes on with the message before it.
-        self._last_id = delta.get("id") or self._last_id
+        self._last_id = str(delta.get("id") or self._last_id)
         message = self._messages.setdefault(self._last_id, {})
         merge_delta(message, delta)
         return content_text(delta.get("content")) if message.get("role", "assistant") == "assistant" else ""
@@ -247,7 +246,7 @@ class ChatCompletions(Interface):
         self._keep(event, "id", "model", "created", "usage", "custom_outputs", "system_fingerprint")
         text = ""
         for choice in dicts(event.get("choices")):
-            index = choice.get("index") or 0
+            index = choice["index"] if isinstance(choice.get("index"), int) else 0
             known = self._choices.setdefault(
                 index, {"index": index, "message": {"role": "assistant"}, "finish_reason": None}
             )
@@ -323,6 +322,15 @@ def failure(message: dict[str, Any], event_name: str = "") -> Any:
     if "error_code" in message and "message" in message:
         return message
     return None
+
+
+def _id(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _rest(text: str, said: str) -> str:
+    """Return what `text` adds to what was said of it before; nothing, where it puts that otherwise."""
+    return text[len(said) :] if text.startswith(said) else ""
 
 
 def _item_text(item: Any) -> str:

@@ -148,7 +148,11 @@ def encode_json(payload: Any) -> bytes:
     try:
         return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"The payload can't be sent as JSON: {_json_problem(payload)}.") from error
+        try:
+            problem = _json_problem(payload)
+        except RecursionError:
+            problem = "it is nested too deeply"
+        raise InvalidInputError(f"The payload can't be sent as JSON: {problem}.") from error
 
 
 def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> str:

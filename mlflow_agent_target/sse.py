@@ -32,6 +32,11 @@ class EventDecoder:
         self._event = ""
         self._data: list[str] = []
 
+    @property
+    def in_event(self) -> bool:
+        """Whether a part of an event has come; a comment is none."""
+        return bool(self._data or (self._partial_line and not self._partial_line[0].startswith(b":")))
+
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """Return the events that `chunk` completes, in order."""
         if self._at_start:

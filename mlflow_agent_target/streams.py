@@ -30,8 +30,9 @@ class ByteStream(Protocol):
 
     content_type: str
     request_id: str | None
+    attempts: int
 
-    def __iter__(self) -> Iterator[bytes]: ...
+    def read(self, timeout: float) -> bytes: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
 
@@ -53,6 +54,7 @@ class AgentStream:
         *,
         endpoint: str | None = None,
         started: float | None = None,
+        timeout: float = float("inf"),
         idle_timeout: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -60,6 +62,7 @@ class AgentStream:
         self.duration: float | None = None
         self._body = body
         self._endpoint = endpoint
+        self._first_timeout = timeout
         self._idle_timeout = idle_timeout
         self._clock = clock
         self._started = clock() if started is None else started
@@ -67,6 +70,7 @@ class AgentStream:
         self._whole: AgentResponse | None = None
         # Events of no interface that came before the first that has one.
         self._early: list[dict[str, Any]] = []
+        self._silence = 0.0
         self._new_text = ""
         self._incomplete_reason = ""
         self._error: AgentTargetError | None = None
@@ -86,8 +90,14 @@ class AgentStream:
         self._new_text = ""
         try:
             return next(self._events)
+        except StopIteration:
+            raise
         except AgentTargetError as error:
-            self._error = error
+            self._error = self._error or error
+            raise self._error from error.__cause__
+        except BaseException:
+            # Ctrl-C, most likely: what is left is no whole answer.
+            self._error = self._interrupted("was broken off before it was complete")
             raise
 
     def __enter__(self) -> AgentStream:
@@ -155,29 +165,26 @@ class AgentStream:
 
     def _read_whole(self) -> dict[str, Any]:
         """Take a whole JSON answer in place of a stream: MLflow's scoring server can't stream."""
-        raw = b"".join(self._chunks())
+        raw = b"".join(iter(self._next_chunk, b""))
         text = raw.decode("utf-8", errors="replace")
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             raise self._invalid(f"sent {self._body.content_type} in place of a stream", text) from None
         self.time_to_first_event = self._clock() - self._started
-        self._whole = whole_answer(value, endpoint=self._endpoint, request_id=self._body.request_id)
+        self._whole = whole_answer(
+            value, endpoint=self._endpoint, request_id=self._body.request_id, attempts=self._body.attempts
+        )
         self._new_text = self._whole.output_text
         return self._whole
 
     def _read_events(self) -> Iterator[dict[str, Any]]:
         decoder = EventDecoder()
-        last_event_at = self._started
         named_frames = ends = False
-        for chunk in self._chunks():
+        while chunk := self._next_chunk():
             events = decoder.feed(chunk)
-            now = self._clock()
-            if events:
-                last_event_at = now
-            elif now - last_event_at > self._idle_timeout:
-                # Comments that keep a connection alive say nothing of the agent.
-                raise self._silent()
+            if events or decoder.in_event:
+                self._silence = 0.0
             for frame in events:
                 if frame.data.strip() == _END:
                     self._body.finish()
@@ -218,7 +225,7 @@ class AgentStream:
                 status_code=200,
                 request_id=self._body.request_id,
                 body=event,
-                attempts=1,
+                attempts=self._body.attempts,
                 partial=self._so_far(),
             )
 
@@ -251,21 +258,28 @@ class AgentStream:
             raise self._invalid("sent an event that is not a JSON object", frame.data)
         return event
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _next_chunk(self) -> bytes:
+        """Wait for bytes no longer than silence may last. The reader's own time is no silence, comments are."""
+        limit = self._first_timeout if self.time_to_first_event is None else self._idle_timeout
+        if self._silence >= limit:
+            raise self._silent(limit)
+        started = self._clock()
         try:
-            yield from self._body
+            return self._body.read(limit - self._silence)
         except RequestTimeoutError as error:
-            raise self._silent() from error
+            raise self._silent(limit) from error
         except AgentTargetError as error:
             raise self._interrupted(f"broke off: {str(error).removesuffix('.')}") from error
+        finally:
+            self._silence += self._clock() - started
 
     def _interrupted(self, what: str) -> StreamInterruptedError:
         return StreamInterruptedError(f"{server_name(self._endpoint)}: the stream {what}.", **self._facts())
 
-    def _silent(self) -> StreamIdleError:
+    def _silent(self, limit: float) -> StreamIdleError:
         return StreamIdleError(
-            f"{server_name(self._endpoint)}: the stream was silent for {self._idle_timeout:g} s. "
-            "The agent may still be running. Allow more with client.with_options(idle_timeout=...).",
+            f"{server_name(self._endpoint)}: the stream was silent for {limit:g} s. "
+            "The agent may still be running. Allow more with client.with_options(timeout=..., idle_timeout=...).",
             **self._facts(),
         )
 
@@ -274,7 +288,7 @@ class AgentStream:
             "endpoint": self._endpoint,
             "status_code": 200,
             "request_id": self._body.request_id,
-            "attempts": 1,
+            "attempts": self._body.attempts,
             "partial": self._so_far(),
         }
 
@@ -285,5 +299,5 @@ class AgentStream:
             status_code=200,
             request_id=self._body.request_id,
             body=body,
-            attempts=1,
+            attempts=self._body.attempts,
         )

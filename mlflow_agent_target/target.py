@@ -20,6 +20,7 @@ _FORMS = (
     "'agent-target' (the Databricks workspace of your environment), 'agent-target://PROFILE' (a profile of "
     "~/.databrickscfg) or 'agent-target:http://HOST:PORT' (a base URL, such as run_local's)"
 )
+_EXAMPLE = f"{NAME}:http://127.0.0.1:8080"
 # databricks-sdk reads these; another value of one of them is another login.
 _SDK_VARIABLES = ("DATABRICKS_", "ARM_", "AZURE_", "GOOGLE_", "ACTIONS_ID_TOKEN_")
 # How long the SDK may look for a host's metadata. Its own default tries an unreachable host for five minutes.
@@ -65,7 +66,7 @@ class Target:
         if rest.lower().startswith(("http:", "https:")):
             # Only the base URL's own token goes there: a workspace's login belongs to its own host.
             token = environment.get(TOKEN_VARIABLE, "").strip() or None
-            if token and not token.isprintable():
+            if token and not (token.isascii() and token.isprintable()):
                 raise InvalidInputError(f"{TOKEN_VARIABLE} holds characters that a header can't carry.")
             return cls(uri, base_url=_checked_base_url(rest), token=token)
         login = tuple(sorted((k, v) for k, v in environment.items() if k.startswith(_SDK_VARIABLES)))
@@ -145,7 +146,11 @@ def _is_profile(profile: str) -> bool:
 
 
 def _checked_base_url(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        shown = _shown(f"{NAME}:{url}")
+        raise InvalidInputError(f"Target {shown} can't be read ({error}). Write it like {_EXAMPLE}.") from None
     try:
         port_is_valid = parts.port is None or parts.port > 0
     except ValueError:
@@ -161,10 +166,20 @@ def _checked_base_url(url: str) -> str:
         problem = "holds a query or fragment, which a base URL can't have"
     elif any(char.isspace() or not char.isprintable() or char == "\\" for char in url):
         problem = "holds a space or a character that can't stand in a URL"
+    elif not _is_host(parts.hostname):
+        problem = "names a host that can't be one"
     if problem:
         shown = _shown(f"{NAME}:{url}")
-        raise InvalidInputError(f"Target {shown} {problem}. Write it like {NAME}:http://127.0.0.1:8080.")
+        raise InvalidInputError(f"Target {shown} {problem}. Write it like {_EXAMPLE}.")
     return quote(url.rstrip("/"), safe=":/[]%~!$&'()*+,;=@")
+
+
+def _is_host(host: str) -> bool:
+    try:
+        labels = host.removesuffix(".").encode("idna").decode().split(".")
+    except UnicodeError:  # an empty label, or one that is too long
+        return False
+    return ":" in host or all(label.replace("-", "").replace("_", "").isalnum() for label in labels)
 
 
 def _shown(uri: str) -> str:
@@ -178,7 +193,7 @@ class Settings:
     """What MLflow's own environment variables say about requests. Times in seconds.
 
     Attributes:
-        timeout: For one attempt: until the answer, or a stream's first byte, is there.
+        timeout: For one attempt: until the answer, or a stream's first event, is there.
         total_timeout: For all attempts together.
         max_retries: Retries after the first attempt.
         backoff_factor: Seconds before the first retry; doubled for each further one.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -35,6 +37,17 @@ _DRAIN_CHUNKS = 16
 _T = TypeVar("_T")
 
 
+# What requests, urllib3 and the socket raise; ValueError: a URL or header that can't be sent.
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+
+
+class _Attempt(NamedTuple):
+    """The number of an attempt, from 1, and the seconds it may take."""
+
+    number: int
+    timeout: float
+
+
 class Clock(Protocol):
     """What the transport needs of the `time` module."""
 
@@ -49,9 +62,9 @@ class RequestOptions:
 
     Attributes:
         endpoint: The endpoint's name, for errors and log records.
-        timeout: For one attempt: until the answer, or a stream's first byte, is there.
+        timeout: For one attempt: until the answer, or a stream's first event, is there.
         total_timeout: For all attempts together.
-        idle_timeout: The longest silence within a stream.
+        idle_timeout: The longest silence within a stream; None for as long as `timeout`.
         idempotent: Whether the agent may safely run twice.
         retries: When to try again.
     """
@@ -59,7 +72,7 @@ class RequestOptions:
     endpoint: str | None = None
     timeout: float = 120.0
     total_timeout: float = 600.0
-    idle_timeout: float = 120.0
+    idle_timeout: float | None = None
     idempotent: bool = False
     retries: RetryPolicy = field(default_factory=RetryPolicy)
 
@@ -96,7 +109,8 @@ class Transport:
 
     def get(self, url: str, options: RequestOptions) -> Reply:
         """GET JSON, once: no retries."""
-        return self._whole(self._send("GET", url, None, options, accept="application/json", attempt=1), options, 1)
+        response, deadline = self._send("GET", url, None, options, _Attempt(1, options.timeout))
+        return self._whole(response, deadline, options, 1)
 
     def post(self, url: str, payload: Mapping[str, Any], options: RequestOptions) -> Reply:
         """POST JSON and wait for the whole answer.
@@ -106,11 +120,11 @@ class Transport:
         """
         body = encode_json(payload)
 
-        def attempt(number: int) -> Reply:
-            response = self._send("POST", url, body, options, accept="application/json", attempt=number)
-            return self._whole(response, options, number)
+        def try_once(attempt: _Attempt) -> Reply:
+            response, deadline = self._send("POST", url, body, options, attempt)
+            return self._whole(response, deadline, options, attempt.number)
 
-        return self._with_retries(attempt, options)
+        return self._with_retries(try_once, options)
 
     def open_stream(self, url: str, payload: Mapping[str, Any], options: RequestOptions) -> Body:
         """POST JSON and return the answer's body as it arrives.
@@ -120,18 +134,18 @@ class Transport:
         """
         body = encode_json(payload)
 
-        def attempt(number: int) -> Body:
-            response = self._send("POST", url, body, options, accept="text/event-stream", attempt=number)
-            return Body(response, options)
+        def try_once(attempt: _Attempt) -> Body:
+            response, _ = self._send("POST", url, body, options, attempt, accept="text/event-stream")
+            return Body(response, options.endpoint, attempt.number)
 
-        return self._with_retries(attempt, options)
+        return self._with_retries(try_once, options)
 
-    def _with_retries(self, attempt: Callable[[int], _T], options: RequestOptions) -> _T:
+    def _with_retries(self, try_once: Callable[[_Attempt], _T], options: RequestOptions) -> _T:
         deadline = self._clock.monotonic() + options.total_timeout
         number = 1
         while True:
             try:
-                return attempt(number)
+                return try_once(_Attempt(number, min(options.timeout, deadline - self._clock.monotonic())))
             except AgentTargetError as error:
                 wait = options.retries.wait(
                     error,
@@ -147,32 +161,37 @@ class Transport:
                 number += 1
 
     def _send(
-        self, method: str, url: str, body: bytes | None, options: RequestOptions, accept: str, attempt: int
-    ) -> requests.Response:
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        options: RequestOptions,
+        attempt: _Attempt,
+        accept: str = "application/json",
+    ) -> tuple[requests.Response, float]:
+        """Send a request and return its answer, of which the body is to be read, and when that must be done."""
         login = self._credentials.headers()
         headers = {**self._headers, "Accept": accept, **login}
-        request = requests.Request(method, url, headers=headers, data=body).prepare()
-        # The adapter's own `send` follows no redirect, which would carry the prompt elsewhere, and reads no netrc.
-        timeout = (min(_CONNECT_SECONDS, options.timeout), options.timeout)
+        deadline = time.monotonic() + attempt.timeout
+        timeout = (min(_CONNECT_SECONDS, attempt.timeout), attempt.timeout)
         try:
+            request = requests.Request(method, url, headers=headers, data=body).prepare()
+            # The adapter's own `send` follows no redirect, which would carry the prompt elsewhere, and reads no netrc.
             response = self._adapter.send(request, timeout=timeout, **self._connection_settings)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except _FAILURES as error:
             raise self._failure(error, options, attempt) from error
         if 200 <= response.status_code < 300:
-            return response
+            return response, deadline
         try:
-            raise self._status_error(response, login, options, attempt)
+            raise self._status_error(response, login, options, attempt.number)
         finally:
             response.close()
 
-    def _whole(self, response: requests.Response, options: RequestOptions, attempt: int) -> Reply:
+    def _whole(self, response: requests.Response, deadline: float, options: RequestOptions, attempt: int) -> Reply:
         request_id = response.headers.get("x-request-id")
-        try:
-            raw = response.content
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._failure(error, options, attempt) from error
-        finally:
-            response.close()
+        body = Body(response, options.endpoint, attempt)
+        with contextlib.closing(body):
+            raw = b"".join(iter(lambda: body.read(deadline - time.monotonic()), b""))
         try:
             return Reply(json.loads(raw), request_id, attempt)
         except (ValueError, RecursionError) as error:
@@ -187,9 +206,13 @@ class Transport:
                 attempts=attempt,
             ) from error
 
-    def _failure(self, error: Exception, options: RequestOptions, attempt: int) -> AgentTargetError:
+    def _failure(self, error: Exception, options: RequestOptions, attempt: _Attempt) -> AgentTargetError:
         return connection_error(
-            error, base_url=self.base_url, endpoint=options.endpoint, timeout=options.timeout, attempt=attempt
+            error,
+            base_url=self.base_url,
+            endpoint=options.endpoint,
+            timeout=attempt.timeout,
+            attempt=attempt.number,
         )
 
     def _status_error(
@@ -197,7 +220,7 @@ class Transport:
     ) -> AgentTargetError:
         try:
             raw = response.content
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError):
+        except _FAILURES:
             raw = b""  # the status says what happened; a body that broke off adds nothing
         for secret in filter(None, (value.rpartition(" ")[2] for value in login.values())):
             raw = raw.replace(secret.encode(), b"[redacted]")  # some gateways quote the request
@@ -226,60 +249,72 @@ class Transport:
 
 
 class Body:
-    """The body of a streamed answer: an iterator of bytes as they arrive, to be closed.
+    """The body of an answer as it arrives: bytes to be read to the end, or closed.
 
     Attributes:
         content_type: Of the answer, without parameters.
         request_id: The server's id of the request, if it gave one.
+        attempts: How many times the request was sent.
     """
 
-    def __init__(self, response: requests.Response, options: RequestOptions) -> None:
+    def __init__(self, response: requests.Response, endpoint: str | None, attempts: int) -> None:
         self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         self.request_id = response.headers.get("x-request-id")
+        self.attempts = attempts
+        self._endpoint = endpoint
         self._response = response
         self._raw: urllib3.response.BaseHTTPResponse = response.raw
-        self._options = options
 
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield bytes until the body ends.
+    def read(self, timeout: float) -> bytes:
+        """Wait for bytes and return what has arrived, b"" at the end.
+
+        Args:
+            timeout: Seconds to wait at most.
 
         Raises:
-            RequestTimeoutError: The body was silent for `idle_timeout` seconds.
+            RequestTimeoutError: Nothing came in time.
             EndpointUnavailableError: The connection broke.
         """
-        self._set_timeout(self._options.idle_timeout)
-        while chunk := self._read():
-            yield chunk
-
-    def _read(self) -> bytes:
-        # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
         try:
+            if timeout <= 0:
+                raise TimeoutError("the time for the whole answer is over")
+            if sock := self._socket():
+                sock.settimeout(timeout)
+            # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
             return self._raw.read1(_CHUNK_BYTES, decode_content=True)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (*_FAILURES, AttributeError) as error:  # AttributeError: closed by another thread while it was read
             raise connection_error(
-                error, base_url="", endpoint=self._options.endpoint, timeout=self._options.idle_timeout, attempt=1
+                error, base_url="", endpoint=self._endpoint, timeout=max(timeout, 0.0), attempt=self.attempts
             ) from error
 
-    def _set_timeout(self, seconds: float) -> None:
-        connection = self._raw.connection
-        sock = getattr(connection, "sock", None)
-        if sock is not None:
-            sock.settimeout(seconds)
+    def _socket(self) -> socket.socket | None:
+        """Return the socket while there is something to read from it."""
+        sock = getattr(self._raw.connection, "sock", None)
+        if sock is None:
+            # After `Connection: close` http.client lets go of it; the response's own file still has it.
+            file = getattr(getattr(self._raw, "_fp", None), "fp", None)
+            sock = getattr(getattr(file, "raw", None), "_sock", None)
+        return sock
 
     def finish(self) -> None:
         """Read what little may follow the end marker, so that the connection can be used again, and close."""
         try:
-            self._set_timeout(_DRAIN_SECONDS)
-            for _ in range(_DRAIN_CHUNKS):
-                if not self._raw.read1(_CHUNK_BYTES):
-                    break
-        except (urllib3.exceptions.HTTPError, OSError):
+            # Without a socket of its own the connection can't be used again, whatever follows.
+            if sock := getattr(self._raw.connection, "sock", None):
+                sock.settimeout(_DRAIN_SECONDS)
+                for _ in range(_DRAIN_CHUNKS):
+                    if not self._raw.read1(_CHUNK_BYTES):
+                        break
+        except _FAILURES:
             pass  # the server keeps it open: nothing is owed to us, and close() gives the connection up
         finally:
             self.close()
 
     def close(self) -> None:
-        """Close the connection, or give it back where the whole body was read. Any number of times."""
+        """Close the connection, or give it back where the whole body was read. Any number of times, from any thread."""
+        if sock := self._socket():
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for bytes
         self._response.close()
 
 

@@ -390,6 +390,11 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], client: 
         client.with_options(**options)
 
 
+def test_options_add_up(client: AgentTargetClient) -> None:
+    options = client.with_options(idle_timeout=600).with_options(timeout=30)._options
+    assert (options.timeout, options.idle_timeout) == (30, 600)
+
+
 def test_a_response_is_a_dict_with_attributes_that_can_be_stored(client: AgentTargetClient, tmp_path: Path) -> None:
     response = client.predict(endpoint="responses_agent", inputs="hi")
     assert response["output"] is response.output

@@ -235,6 +235,7 @@ UNSAYABLE_IN_ITEMS = [
     [
         *(({"messages": [message]}, ResponsesAgent, names) for message, names in UNSAYABLE_IN_ITEMS),
         ({"messages": HI, "tools": [{"type": "web_search"}]}, ResponsesAgent, "tools[0]"),
+        ({"messages": HI, "max_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_tokens'"),
         ({"input": HI, "tools": [{"type": "web_search"}]}, ChatAgent, "tools[0]"),
         ({"input": HI, "tool_choice": {"type": "web_search"}}, ChatAgent, "tool_choice"),
         ({"input": [RESULT]}, ChatAgent, "input[0] without the call"),
@@ -366,6 +367,13 @@ def cycle() -> dict[str, Any]:
     return loop
 
 
+def deep() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(100_000):
+        value = {"a": value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -377,6 +385,7 @@ def cycle() -> dict[str, Any]:
         ({"a": {"\ud800": 1}}, "holds half of a surrogate pair"),
         ({"a": {(1, 2): 1}}, "a key in a is tuple"),
         (cycle(), "again contains itself"),
+        (deep(), "nested too deeply"),
     ],
 )
 def test_what_json_cannot_say_is_refused_by_its_path(value: Any, says: str) -> None:

@@ -19,16 +19,16 @@ class Recorded:
 
     content_type = "text/event-stream"
     request_id = None
+    attempts = 1
 
     def __init__(self, body: bytes) -> None:
         self.body = body
-        self.finished = False
 
-    def __iter__(self) -> Any:
-        return iter([self.body])
+    def read(self, timeout: float) -> bytes:
+        body, self.body = self.body, b""
+        return body
 
-    def finish(self) -> None:
-        self.finished = True
+    def finish(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -171,6 +171,51 @@ def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], p
     assert list(stream.text_stream) == pieces
     final = stream.get_final_response().output_text
     assert final.lower() == "".join(pieces)
+
+
+def part(kind: str, index: int, **text: str) -> dict[str, Any]:
+    return {"type": f"response.output_text.{kind}", "item_id": "m", "content_index": index, **text}
+
+
+def test_the_parts_of_a_message_are_kept_apart() -> None:
+    events = [part("delta", 0, delta="One."), part("done", 0, text="One."), part("done", 1, text="Two.")]
+    stream = AgentStream(Recorded(frames(*events)))
+    assert list(stream.text_stream) == ["One.", "Two."]
+    content = stream.get_final_response()["output"][0]["content"]
+    assert [text["text"] for text in content] == ["One.", "Two."]
+    both = {**message("m", ""), "content": [{"type": "output_text", "text": text} for text in ("One.", "Two.")]}
+    stream = AgentStream(Recorded(frames(*events, done(both))))
+    assert list(stream.text_stream) == ["One.", "Two."]
+    assert stream.get_final_response()["output"] == [both]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "response.output_text.delta", "item_id": ["x"], "content_index": {}, "delta": "a"},
+        {
+            "type": "response.output_item.done",
+            "item": {"type": "message", "id": {}, "role": "assistant", "content": "a"},
+        },
+        {"delta": {"role": "assistant", "content": "a", "id": {"x": 1}}},
+        {"delta": {"role": ["assistant"], "content": {"a": 1}, "tool_calls": "x"}},
+        {"choices": [{"index": "0", "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}, 5]},
+        {
+            "choices": [
+                {"index": 0, "delta": {"tool_calls": [{"index": 0, "function": 5}, {"index": 0, "function": {}}]}}
+            ]
+        },
+        {"type": "response.completed", "response": {"output": [5, {"type": 5}], "usage": 5}},
+        {"type": "response.output_text.done", "text": 5},
+        {"databricks_output": 5, "usage": "x", "trace_id": {}},
+    ],
+)
+def test_what_no_format_allows_is_passed_on_all_the_same(event: dict[str, Any]) -> None:
+    stream = AgentStream(Recorded(frames(event, event)))
+    assert list(stream) == [event, event]
+    response = stream.get_final_response()
+    assert isinstance(response.output_text, str)
+    assert isinstance(response.tool_calls, list)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import json
 import os
 import signal
@@ -21,8 +23,19 @@ import requests
 from databricks.sdk import WorkspaceClient
 from mlflow.deployments import get_deploy_client
 from mlflow.entities import Trace
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import REQUEST_LIMIT_EXCEEDED, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
+from mlflow.types.llm import (
+    ChatChoice,
+    ChatChoiceDelta,
+    ChatChunkChoice,
+    ChatCompletionChunk,
+    ChatCompletionResponse,
+    ChatMessage,
+)
+from mlflow.types.responses import ResponsesAgentRequest
 
-from mlflow_agent_target import AgentTargetClient, InvalidInputError, run_local, serve
+from mlflow_agent_target import AgentError, AgentTargetClient, InvalidInputError, run_local, serve
 from mlflow_agent_target.server import LocalServer
 from tests.conftest import AGENTS, DEMO, user
 
@@ -278,6 +291,146 @@ class TestConcurrency:
             time.sleep(0.05)
 
 
+class Odd(mlflow.pyfunc.ResponsesAgent):  # type: ignore[misc]
+    """Answers with, or raises, what it is given."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def predict(self, request: Any) -> dict[str, Any]:
+        if isinstance(self.value, BaseException):
+            raise self.value
+        item = self.create_text_output_item("ho", id="m")
+        return {"output": [item], "custom_outputs": {"value": self.value}}
+
+    def predict_stream(self, request: Any) -> Iterator[dict[str, Any]]:
+        yield self.create_text_delta("h", item_id="m")
+        answer = self.predict(request)
+        yield {
+            "type": "response.output_item.done",
+            "item": answer["output"][0],
+            "custom_outputs": answer["custom_outputs"],
+        }
+
+
+class TestOddAgents:
+    @pytest.mark.parametrize(
+        ("value", "read"),
+        [
+            (datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc), "2026-01-02T00:00:00Z"),
+            (ResponsesAgentRequest(input=[]), {"input": []}),
+            ("\ud83d", "\ud83d"),
+            ("\u2028", "\u2028"),
+            ((1, 2), [1, 2]),
+        ],
+    )
+    def test_what_can_be_said_in_json_is(self, value: Any, read: Any) -> None:
+        with serve({"odd": Odd(value)}) as server:
+            client = AgentTargetClient(server.target_uri)
+            answers = [client.predict("odd", "hi"), client.predict_stream("odd", "hi").get_final_response()]
+        for answer in answers:
+            given = answer.custom_outputs["value"] if answer.custom_outputs else None
+            assert (given if not isinstance(read, dict) else {key: given[key] for key in read}) == read
+
+    @pytest.mark.parametrize(
+        "value",
+        [float("nan"), object(), SystemExit(3), KeyboardInterrupt(), RuntimeError("x"), asyncio.CancelledError()],
+    )
+    def test_what_cannot_is_the_agents_failure_and_no_ones_else(self, value: Any) -> None:
+        with serve({"odd": Odd(value), "fine": DEMO / "chat_agent.py"}) as server:
+            client = AgentTargetClient(server.target_uri)
+            with pytest.raises(AgentError) as caught:
+                client.predict("odd", "hi")
+            assert isinstance(caught.value.body, dict)
+            assert caught.value.body["error_code"] == "BAD_REQUEST"
+            with pytest.raises(AgentError) as caught:
+                client.predict_stream("odd", "hi").get_final_response()
+            assert caught.value.partial is not None
+            assert client.predict("fine", "b a").output_text == "a b"
+
+    @pytest.mark.parametrize(
+        ("code", "status"),
+        [(REQUEST_LIMIT_EXCEEDED, 400), (RESOURCE_DOES_NOT_EXIST, 400), (TEMPORARILY_UNAVAILABLE, 500)],
+    )
+    def test_an_agent_is_run_once_whatever_it_raises(self, code: int, status: int) -> None:
+        class Limited(Odd):
+            runs = 0
+
+            def predict(self, request: Any) -> Any:
+                Limited.runs += 1
+                raise MlflowException("the model behind me is busy", error_code=code)
+
+        with serve({"odd": Limited(None)}) as server, pytest.raises(AgentError, match="busy") as caught:
+            AgentTargetClient(server.target_uri).predict("odd", "hi")
+        assert (Limited.runs, caught.value.status_code, caught.value.may_have_run) == (1, status, True)
+
+    def test_an_agent_that_cannot_stream_says_so(self) -> None:
+        class Whole(mlflow.pyfunc.ChatAgent):  # type: ignore[misc]
+            def predict(self, messages: Any, context: Any = None, custom_inputs: Any = None) -> Any:
+                return {"messages": [{"role": "assistant", "content": "ho", "id": "1"}]}
+
+        with serve({"whole": Whole()}) as server:
+            client = AgentTargetClient(server.target_uri)
+            assert client.predict("whole", "hi").output_text == "ho"
+            with pytest.raises(AgentError, match="predict_stream"):
+                client.predict_stream("whole", "hi").get_final_response()
+
+    def test_a_chat_models_methods_may_leave_the_context_out(self) -> None:
+        class Mixed(mlflow.pyfunc.ChatModel):  # type: ignore[misc]
+            def predict(self, messages: Any, params: Any) -> Any:
+                answer = ChatMessage(role="assistant", content=messages[-1].content)
+                return ChatCompletionResponse(choices=[ChatChoice(message=answer)])
+
+            def predict_stream(self, context: Any, messages: Any, params: Any, extra: Any = None) -> Any:
+                delta = ChatChoiceDelta(role="assistant", content=messages[-1].content)
+                yield ChatCompletionChunk(choices=[ChatChunkChoice(delta=delta, finish_reason="stop")])
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ChatModel is deprecated, and what some people have
+            agent = Mixed()
+        with serve({"mixed": agent}) as server:
+            client = AgentTargetClient(server.target_uri)
+            assert client.predict("mixed", "hi").output_text == "hi"
+            assert "".join(client.predict_stream("mixed", "hi").text_stream) == "hi"
+
+    def test_a_files_agent_is_loaded_as_a_logged_one_is(self, tmp_path: Path) -> None:
+        source = (DEMO / "chat_agent.py").read_text()
+        loads = "    def load_context(self, context):\n        self.loaded = context.model_config\n\n    def predict("
+        source = source.replace("    def predict(", loads, 1).replace(
+            'finish_reason="stop"', "finish_reason=str(self.loaded)"
+        )
+        (tmp_path / "loading_agent.py").write_text(source)
+        with serve({"a": tmp_path / "loading_agent.py"}) as server:
+            assert AgentTargetClient(server.target_uri).predict("a", "hi")["finish_reason"] == "{}"
+
+    def test_tool_calls_are_not_held_back_for_the_trace(self) -> None:
+        class Tooled(Odd):
+            def predict_stream(self, request: Any) -> Iterator[dict[str, Any]]:
+                call = self.create_function_call_item("fc", "c", "f", "{}")
+                yield {"type": "response.output_item.done", "item": call}
+                time.sleep(1)
+                yield {"type": "response.output_item.done", "item": self.create_text_output_item("ho", id="m")}
+
+        inputs = {"input": HI, "databricks_options": {"return_trace": True}}
+        with serve({"tooled": Tooled(None)}) as server:
+            stream = AgentTargetClient(server.target_uri).predict_stream("tooled", inputs)
+            final = stream.get_final_response()
+        assert final.trace is not None
+        assert stream.time_to_first_event is not None
+        assert stream.time_to_first_event < 0.9
+
+    def test_mlflows_own_client_reads_every_character(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with serve({"odd": Odd("a\u2028b\x85c")}) as server:
+            monkeypatch.setenv("DATABRICKS_HOST", server.url)
+            monkeypatch.setenv("DATABRICKS_TOKEN", "x")
+            events = list(get_deploy_client("databricks").predict_stream(endpoint="odd", inputs={"input": HI}))
+        assert events[-1]["custom_outputs"]["value"] == "a\u2028b\x85c"
+
+    def test_a_name_in_any_script(self) -> None:
+        with serve({"агент": DEMO / "chat_agent.py"}) as server:
+            assert AgentTargetClient(server.target_uri).predict("агент", "b a").output_text == "a b"
+
+
 class TestServe:
     def test_logged_models_of_every_kind(self, tmp_path: Path) -> None:
         for name in ("responses_agent", "chat_agent", "chat_model"):
@@ -466,8 +619,6 @@ class TestMLflowsOwnServers:
         )
 
     def test_agent_server_failing(self, agent_server: str) -> None:
-        from mlflow_agent_target import AgentError
-
         client = AgentTargetClient(agent_server)
         with pytest.raises(AgentError, match="asked to fail") as caught:
             client.predict(inputs="fail")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -174,6 +176,71 @@ def test_silence_ends_a_stream(silence: list[bytes | float], scripted: Make) -> 
     assert isinstance(error, StreamInterruptedError)
     assert isinstance(error, RequestTimeoutError)
     assert error.partial is not None
+
+
+def test_a_slow_reader_is_no_silence(scripted: Make) -> None:
+    big = {"type": "response.output_item.done", "item": {**ITEM, "padding": "x" * 300_000}}
+    stream = ask(scripted(chunked([events(HEL, done=False), events(big)])), idle_timeout=0.2)
+    seen = []
+    for event in stream:
+        seen.append(event)
+        time.sleep(0.4)
+    assert seen == [HEL, big]
+
+
+def test_an_event_that_takes_long_to_arrive_is_no_silence(scripted: Make) -> None:
+    slow = [part for byte in events(DONE) for part in (bytes([byte]), 0.005)]
+    stream = ask(scripted(chunked([events(HEL, LO, done=False), *slow])), idle_timeout=0.4)
+    assert stream.get_final_response().output_text == "Hello"
+    assert stream.duration is not None
+    assert stream.duration > 0.4
+
+
+def test_silence_is_bounded_also_where_the_body_ends_with_the_connection(scripted: Make) -> None:
+    stream = ask(scripted(closing([events(HEL, LO, done=False), 3.0])), idle_timeout=0.2)
+    seen, error = read(stream)
+    assert (seen, type(error).__name__) == ([HEL, LO], "StreamIdleError")
+    assert stream.duration is not None
+    assert stream.duration < 2
+
+
+def test_the_first_event_may_take_as_long_as_an_answer(scripted: Make) -> None:
+    stream = ask(scripted(chunked([0.5, events(HEL, LO, DONE)])), timeout=5, idle_timeout=0.1)
+    assert stream.get_final_response().output_text == "Hello"
+    seen, error = read(ask(scripted(chunked([b": ping\n\n", 0.1] * 20)), timeout=0.3, idle_timeout=5))
+    assert (seen, type(error).__name__) == ([], "StreamIdleError")
+
+
+def test_a_stream_that_is_broken_off_never_looks_complete(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = ask(scripted(chunked([events(HEL, done=False), 0.1, events(LO, DONE)])))
+    next(stream)
+
+    def interrupt(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream._body, "read", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    with pytest.raises(StreamInterruptedError) as caught:
+        stream.get_final_response()
+    assert caught.value.partial is not None
+
+
+def test_another_thread_may_close_a_stream_that_is_waited_for(scripted: Make) -> None:
+    stream = ask(scripted(chunked([events(HEL, done=False), 10.0])))
+    next(stream)
+    threading.Timer(0.2, stream.close).start()
+    started = time.monotonic()
+    with pytest.raises(StreamInterruptedError):
+        next(stream)
+    assert time.monotonic() - started < 5
+
+
+def test_an_error_in_a_stream_says_how_often_the_request_was_sent(scripted: Make) -> None:
+    busy = whole({"message": "busy"}, 503)
+    _, error = read(ask(scripted(busy, busy, chunked([events(HEL, done=False)]))))
+    assert error is not None
+    assert error.attempts == 3
 
 
 @pytest.mark.parametrize(

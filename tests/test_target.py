@@ -50,6 +50,10 @@ def test_reads(uri: str, base_url: str | None, profile: str | None) -> None:
         ("agent-target:http://h /x", "space"),
         ("agent-target:http://h\\@evil", "AGENT_TARGET_TOKEN"),
         ("agent-target:http://user:hunter2@h", "AGENT_TARGET_TOKEN"),
+        ("agent-target:http://[::1:8080", "can't be read"),
+        ("agent-target:http://[zz]:80", "can't be read"),
+        ("agent-target:http://*.x:80", "a host that can't be one"),
+        ("agent-target:http://a..b", "a host that can't be one"),
         (None, "must be a string"),
     ],
 )
@@ -58,6 +62,13 @@ def test_refuses_and_says_what_to_write(uri: str, says: str) -> None:
         AgentTargetClient(uri)
     assert says in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_token_that_no_header_can_carry_is_refused() -> None:
+    for token in ("a\nb", "ключ"):
+        with pytest.raises(InvalidInputError, match="AGENT_TARGET_TOKEN") as caught:
+            Target.parse("agent-target:http://h", {"AGENT_TARGET_TOKEN": token})
+        assert token not in str(caught.value)
 
 
 def test_a_token_goes_only_to_the_base_url_it_was_given_for() -> None:

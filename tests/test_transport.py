@@ -10,11 +10,13 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from mlflow_agent_target import (
     AgentError,
@@ -223,6 +225,32 @@ def test_an_agent_that_is_too_slow_may_still_be_running(answer: Answer, scripted
         client_of(server, timeout=0.2).predict(endpoint="a", inputs="hi")
     assert caught.value.may_have_run is True
     assert len(server.posts) == 1
+
+
+def test_a_body_that_trickles_is_bounded_as_a_whole(scripted: Make) -> None:
+    head = b"HTTP/1.1 200 X\r\nContent-Length: 100\r\n\r\n"
+    server = scripted([head, *[part for _ in range(100) for part in (b" ", 0.05)]])
+    started = time.monotonic()
+    with pytest.raises(RequestTimeoutError):
+        client_of(server, timeout=0.5).predict(endpoint="a", inputs="hi")
+    assert time.monotonic() - started < 3
+
+
+def test_an_attempt_takes_no_longer_than_all_may_take_together(scripted: Make) -> None:
+    server = scripted([5.0])
+    with pytest.raises(RequestTimeoutError):
+        client_of(server, total_timeout=0.3).predict(endpoint="a", inputs="hi")
+
+
+def test_what_the_caller_was_handling_says_nothing_of_this_call(scripted: Make) -> None:
+    """A fallback, called while the primary's refused connection is being handled."""
+    server = scripted([RESET])
+    try:
+        raise ConnectionRefusedError("the primary's") from urllib3.exceptions.NewConnectionError(None, "no")  # type: ignore[arg-type]
+    except ConnectionRefusedError:
+        with pytest.raises(EndpointUnavailableError) as caught:
+            client_of(server).predict(endpoint="a", inputs="hi")
+    assert (caught.value.may_have_run, len(server.posts)) == (True, 1)
 
 
 @pytest.mark.parametrize("answer", [[RESET], [CLOSE]], ids=["reset", "closed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import logging
 import sys
 import uuid
@@ -15,12 +16,12 @@ from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import ChatAgent, ChatModel, ResponsesAgent
+from mlflow.pyfunc import ChatAgent, ChatModel, PythonModelContext, ResponsesAgent
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.types.agent import ChatAgentChunk, ChatAgentRequest, ChatAgentResponse
 from mlflow.types.llm import ChatCompletionChunk, ChatCompletionResponse, ChatMessage, ChatParams
 from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mlflow_agent_target import interfaces
 from mlflow_agent_target.error_bodies import printable
@@ -32,6 +33,8 @@ _ACCEPTED = (
     "Give a logged model (models:/NAME/VERSION, runs:/RUN/PATH), a model's folder, a Python file that calls "
     "mlflow.models.set_model, or a ResponsesAgent, ChatAgent or ChatModel object"
 )
+# What agents put into dicts, as JSON values: datetimes, pydantic's models, and so on.
+_VALUES: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 # Keys the platform takes out of a request before the agent sees it.
 _PLATFORM_KEYS = ("model", "stream", "databricks_options", "client_request_id", "usage_context", "extra_body")
 
@@ -54,26 +57,26 @@ class _Kind:
     """How agents of one interface are called: with which arguments, and what they must answer."""
 
     interface: type[interfaces.Interface]
-    arguments: Callable[[dict[str, Any], ServedAgent], tuple[Any, ...]]
+    arguments: Callable[[dict[str, Any], ServedAgent, Callable[..., Any]], tuple[Any, ...]]
     answer: type[Any]
     event: type[Any]
 
 
-def _responses_arguments(payload: dict[str, Any], _agent: ServedAgent) -> tuple[Any, ...]:
+def _responses_arguments(payload: dict[str, Any], *_: Any) -> tuple[Any, ...]:
     return (ResponsesAgentRequest(**payload),)
 
 
-def _chat_agent_arguments(payload: dict[str, Any], _agent: ServedAgent) -> tuple[Any, ...]:
+def _chat_agent_arguments(payload: dict[str, Any], *_: Any) -> tuple[Any, ...]:
     request = ChatAgentRequest(**payload)
     return request.messages, request.context, request.custom_inputs
 
 
-def _chat_model_arguments(payload: dict[str, Any], agent: ServedAgent) -> tuple[Any, ...]:
+def _chat_model_arguments(payload: dict[str, Any], agent: ServedAgent, method: Callable[..., Any]) -> tuple[Any, ...]:
     messages = [ChatMessage.from_dict(message) for message in payload["messages"]]
     params = ChatParams.from_dict({key: value for key, value in payload.items() if key != "messages"})
-    # MLflow lets a ChatModel leave the context out of its signature.
-    wants_context = len(inspect.signature(agent.model.predict).parameters) == 3
-    return (agent.context, messages, params) if wants_context else (messages, params)
+    # MLflow lets a ChatModel leave the context out of its methods' signatures, and tells by this.
+    parameters = inspect.signature(method).parameters
+    return (agent.context, messages, params) if "context" in parameters or len(parameters) == 3 else (messages, params)
 
 
 _KINDS: dict[type[Any], _Kind] = {
@@ -108,7 +111,7 @@ class ServedAgent:
         self.task = kind.interface.tasks[0]
 
     def arguments(self, body: dict[str, Any]) -> tuple[Any, ...]:
-        """Return a request's body as the arguments of the agent's `predict`.
+        """Return a request's body as the arguments of the agent's `predict` or, to stream, its `predict_stream`.
 
         Raises:
             RefusedError: The body does not fit the agent's schema. The agent has not run.
@@ -117,16 +120,17 @@ class ServedAgent:
         if key not in body:
             raise _wrong_key(key, body)
         payload = {name: value for name, value in body.items() if name not in _PLATFORM_KEYS and value is not None}
+        method = self.model.predict_stream if body.get("stream") else self.model.predict
         try:
-            return self._kind.arguments(payload, self)
+            return self._kind.arguments(payload, self, method)
         except (ValidationError, MlflowException, TypeError, ValueError, KeyError, AttributeError) as error:
             reason = printable(str(error), 2000)
             raise RefusedError(
                 400, "INVALID_PARAMETER_VALUE", f"Invalid parameters for {self.interface.name}: {reason}"
             ) from error
 
-    def answer(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> dict[str, Any]:
-        """Run the agent and return its whole answer, with what the platform adds to it.
+    def answer(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> bytes:
+        """Run the agent and return its whole answer as JSON, with what the platform adds to it.
 
         Raises:
             RefusedError: The agent failed.
@@ -135,17 +139,17 @@ class ServedAgent:
             with self._traced(arguments) as run:
                 answer = _as_dict(self.model.predict(*arguments), self._kind.answer)
                 run.span.set_outputs(answer)
-        except Exception as error:
+            if answer.get("id") is None:
+                answer["id"] = request_id
+            answer["databricks_output"] = {"databricks_request_id": request_id}
+            if return_trace:
+                answer["databricks_output"]["trace"] = run.trace()
+            return _json(answer)
+        except BaseException as error:  # whatever an agent raises, SystemExit included, is its failure
             raise self._failure(error) from error
-        if answer.get("id") is None:
-            answer["id"] = request_id
-        answer["databricks_output"] = {"databricks_request_id": request_id}
-        if return_trace:
-            answer["databricks_output"]["trace"] = run.trace()
-        return answer
 
-    def events(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> Iterator[dict[str, Any]]:
-        """Run the agent and yield its events, with what the platform adds to them; the last one tells a failure."""
+    def events(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> Iterator[bytes]:
+        """Run the agent and yield its events as JSON, with what the platform adds; the last one tells a failure."""
         held: dict[str, Any] | None = None
         failure: RefusedError | None = None
         try:
@@ -154,43 +158,51 @@ class ServedAgent:
                 try:
                     for raw in self.model.predict_stream(*arguments):
                         event = _as_dict(raw, self._kind.event)
-                        said.add(event)
                         if event.get("id") is None:
                             event["id"] = request_id
+                        encoded = _json(event)
+                        said.add(event)
                         if held is not None:
-                            yield held
+                            yield _json(held)
                             held = None
-                        # The trace comes beside the last item. Which one is the last shows when the agent is done.
+                        # The trace comes beside the last message. Which one that is shows when the agent is done.
                         if return_trace and self._may_be_last(event):
                             held = event
                         else:
-                            yield event
+                            yield encoded
                 finally:
                     run.span.set_outputs(said.answer())
-        except Exception as error:
+        except GeneratorExit:
+            raise  # the caller has left
+        except BaseException as error:
             failure = self._failure(error)
         output: dict[str, Any] = {"databricks_request_id": request_id}
         if return_trace:
             output["trace"] = run.trace()
         if failure is not None:
             if held is not None:
-                yield held
-            yield {"databricks_output": {**output, "error": failure.body()}}
+                yield _json(held)
+            yield _json({"databricks_output": {**output, "error": failure.body()}})
         elif held is not None:
-            yield {**held, "databricks_output": output}
+            yield _json({**held, "databricks_output": output})
         elif return_trace:
             # Readers of chat completions index into `choices`, of every chunk.
             choices: dict[str, Any] = {"choices": []} if self.interface is interfaces.ChatCompletions else {}
-            yield {**choices, "databricks_output": output}
+            yield _json({**choices, "databricks_output": output})
 
     def _may_be_last(self, event: dict[str, Any]) -> bool:
-        return event.get("type") == "response.output_item.done" or self.interface.ends(event)
+        item = event.get("item")
+        return (isinstance(item, dict) and item.get("type") == "message") or self.interface.ends(event)
 
-    def _failure(self, error: Exception) -> RefusedError:
-        """Return what Model Serving answers when an agent raises: 400, unless it raised MLflow's own error."""
+    def _failure(self, error: BaseException) -> RefusedError:
+        """Return what Model Serving answers when an agent raises: 400, unless it raised MLflow's own error.
+
+        Never 429 or 503, whatever the agent met with: these say that it has not run.
+        """
         _logger.error("Agent '%s' failed", self.name, exc_info=error)
         if isinstance(error, MlflowException):
-            return RefusedError(error.get_http_status_code(), str(error.error_code), error.message)
+            status = 400 if error.get_http_status_code() < 500 else 500
+            return RefusedError(status, str(error.error_code), error.message)
         message = f"Encountered an unexpected error while evaluating the model. Error: {type(error).__name__}: {error}"
         return RefusedError(400, "BAD_REQUEST", message)
 
@@ -229,7 +241,11 @@ def _load(source: Any) -> tuple[Any, Any]:
         return source, None
     path = Path(source)
     if path.suffix == ".py":
-        return _load_file(path), None
+        agent = _load_file(path)
+        context = PythonModelContext(artifacts={}, model_config={})
+        if callable(getattr(agent, "load_context", None)):
+            agent.load_context(context)  # as MLflow does when it loads a logged model
+        return agent, context
     try:
         model = mlflow.pyfunc.load_model(str(source))
         return model.get_raw_model(), getattr(model._model_impl, "context", None)
@@ -287,11 +303,16 @@ def _as_dict(result: Any, kind: type[Any]) -> dict[str, Any]:
         return result.model_dump(exclude_none=True)
     if isinstance(result, dict) and issubclass(kind, BaseModel):
         kind.model_validate(result)
-        return dict(result)
+        return dict(result)  # with the keys that the schema does not know
     if isinstance(result, kind):
         dumped: dict[str, Any] = result.to_dict()
         return dumped
     raise TypeError(f"the agent gave a {type(result).__name__}, not a {kind.__name__}")
+
+
+def _json(value: Any) -> bytes:
+    # Plain ASCII: MLflow's own client takes U+2028 in a stream for the end of a line.
+    return json.dumps(_VALUES.dump_python(value, mode="json"), allow_nan=False).encode()
 
 
 def _described(arguments: tuple[Any, ...]) -> Any:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import anyio
 from fastapi import Depends, FastAPI, Request
@@ -106,11 +107,11 @@ class _Call:
         self._arguments = agent.arguments(body)
         self._return_trace = isinstance(options, dict) and bool(options.get("return_trace"))
         self._id = str(uuid.uuid4())
-        self._headers = {"x-request-id": self._id, "served-model-name": agent.name}
+        self._headers = {"x-request-id": self._id, "served-model-name": quote(agent.name)}
 
     async def answer(self, slots: asyncio.Semaphore) -> Response:
         def run() -> bytes:
-            return _json(self._agent.answer(self._arguments, self._id, self._return_trace))
+            return self._agent.answer(self._arguments, self._id, self._return_trace)
 
         return Response(await _in_thread(run, slots), media_type="application/json", headers=self._headers)
 
@@ -161,7 +162,8 @@ async def _in_thread(work: Callable[[], _T], slots: asyncio.Semaphore) -> _T:
         try:
             result = work()
         except BaseException as caught:
-            error = caught
+            # SystemExit and its like would end the event loop, and so the server.
+            error = caught if isinstance(caught, Exception) else RuntimeError(repr(caught))
         with contextlib.suppress(RuntimeError):  # the server has stopped
             loop.call_soon_threadsafe(settle, result, error)
 
@@ -184,13 +186,9 @@ async def _json_body(request: Request) -> dict[str, Any]:
     return {**body, **extra} if isinstance(extra, dict) else body
 
 
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _frames(events: Iterator[dict[str, Any]]) -> Generator[bytes, None, None]:
+def _frames(events: Iterator[bytes]) -> Generator[bytes, None, None]:
     for event in events:
-        yield b"data: " + _json(event) + b"\n\n"
+        yield b"data: " + event + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 
