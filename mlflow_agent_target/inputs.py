@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,11 @@ def read_inputs(inputs: Any) -> Request:
         given = "None" if inputs is None else f"{type(inputs).__name__} {inputs!r:.60}"
         raise InvalidInputError(f"The payload can't be sent: it is {given}. {_ACCEPTED}.")
     payload = dict(inputs)
+    if isinstance(extra := payload.get("extra_body"), Mapping):
+        # The documentation's REST samples hold it literally; the OpenAI client merges its argument of that name.
+        warnings.warn("'extra_body' belongs to the OpenAI client; its keys are sent at the top level.", stacklevel=5)
+        del payload["extra_body"]
+        payload |= extra
     keys = [key for key in ("input", "messages") if key in payload]
     if len(keys) != 1:
         given = (

@@ -1,4 +1,4 @@
-"""JSON out, JSON or bytes in. The only module that knows HTTP."""
+"""JSON out, JSON or bytes in. The only module that speaks HTTP."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ _DRAIN_SECONDS = 0.05
 _DRAIN_CHUNKS = 16
 
 _T = TypeVar("_T")
-
 
 # What requests, urllib3 and the socket raise; ValueError: a URL or header that can't be sent.
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)

@@ -61,6 +61,15 @@ def test_where_the_interface_is_unknown_the_payload_goes_as_it_is(inputs: Any, p
     assert encoded == payload
 
 
+def test_a_literal_extra_body_is_merged_as_the_openai_client_does() -> None:
+    inputs = {"input": HI, "extra_body": {"custom_inputs": {"a": 1}, "databricks_options": {"return_trace": True}}}
+    before = copy.deepcopy(inputs)
+    with pytest.warns(UserWarning, match="'extra_body'"):
+        payload = sent(inputs)
+    assert payload == {"input": HI, **before["extra_body"]}
+    assert inputs == before
+
+
 def test_mlflows_chat_requests_are_messages_payloads() -> None:
     agent = sent(ChatAgentRequest(messages=[ChatAgentMessage(role="user", content="hi")], custom_inputs={"a": 1}))
     assert agent["messages"] == HI

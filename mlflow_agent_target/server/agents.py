@@ -152,6 +152,7 @@ class ServedAgent:
         """Run the agent and yield its events as JSON, with what the platform adds; the last one tells a failure."""
         held: dict[str, Any] | None = None
         failure: RefusedError | None = None
+        run: _Run | None = None
         try:
             with self._traced(arguments) as run:
                 said = self.interface()
@@ -178,7 +179,7 @@ class ServedAgent:
             failure = self._failure(error)
         output: dict[str, Any] = {"databricks_request_id": request_id}
         if return_trace:
-            output["trace"] = run.trace()
+            output["trace"] = run.trace() if run is not None else None
         if failure is not None:
             if held is not None:
                 yield _json(held)
