@@ -51,7 +51,7 @@ def read_inputs(inputs: Any) -> Request:
     payload = dict(inputs)
     if isinstance(extra := payload.get("extra_body"), Mapping):
         # The documentation's REST samples hold it literally; the OpenAI client merges its argument of that name.
-        warnings.warn("'extra_body' belongs to the OpenAI client; its keys are sent at the top level.", stacklevel=5)
+        warnings.warn("'extra_body' belongs to the OpenAI client; its keys are sent at the top level.", stacklevel=4)
         del payload["extra_body"]
         payload |= extra
     keys = [key for key in ("input", "messages") if key in payload]
