@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -166,7 +167,7 @@ def _checked_base_url(url: str) -> str:
         problem = "holds a query or fragment, which a base URL can't have"
     elif any(char.isspace() or not char.isprintable() or char == "\\" for char in url):
         problem = "holds a space or a character that can't stand in a URL"
-    elif not _is_host(parts.hostname):
+    elif not _is_host(parts.hostname, in_brackets="[" in parts.netloc):
         problem = "names a host that can't be one"
     if problem:
         shown = _shown(f"{NAME}:{url}")
@@ -174,12 +175,14 @@ def _checked_base_url(url: str) -> str:
     return quote(url.rstrip("/"), safe=":/[]%~!$&'()*+,;=@")
 
 
-def _is_host(host: str) -> bool:
+def _is_host(host: str, in_brackets: bool) -> bool:
     try:
+        if in_brackets:
+            return bool(ipaddress.IPv6Address(host))
         labels = host.removesuffix(".").encode("idna").decode().split(".")
-    except UnicodeError:  # an empty label, or one that is too long
+    except ValueError:  # no IPv6 address; an empty label, or one that is too long
         return False
-    return ":" in host or all(label.replace("-", "").replace("_", "").isalnum() for label in labels)
+    return all(label.replace("-", "").replace("_", "").isalnum() for label in labels)
 
 
 def _shown(uri: str) -> str:
