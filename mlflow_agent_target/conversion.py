@@ -59,7 +59,7 @@ class _Items:
                 raise _mismatch(f"{where}.{key}", self._interface)
         if message["role"] == "tool":
             return [self._result(message, where)]
-        calls = message.get("tool_calls") or []
+        calls = _calls(message, where, self._interface)
         rest = {k: v for k, v in _without(message, _MESSAGE_KEYS).items() if v is not None or k not in ("id", "name")}
         items = []
         # A message that only calls is its calls, unless it says more of itself, or would run into the one before it.
@@ -75,11 +75,17 @@ class _Items:
 
     def _call(self, call: Any, where: str) -> _Dict:
         function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or call.get("type", "function") != "function" or not call.get("id"):
-            raise _mismatch(f"{where} (not a function call with an id)", self._interface)
+        if not isinstance(function, dict) or call.get("type", "function") != "function":
+            raise _mismatch(f"{where} (not a function call)", self._interface)
         if lost := set(function) - {"name", "arguments"}:
             raise _mismatch(f"{where}.function.{min(lost)}", self._interface)
-        self._tool_names[call["id"]] = function.get("name")
+        for key, value in (
+            ("id", call.get("id")),
+            *((f"function.{k}", function.get(k)) for k in ("name", "arguments")),
+        ):
+            if not isinstance(value, str):
+                raise _mismatch(f"{where}.{key} (not a string)", self._interface)
+        self._tool_names[call["id"]] = function["name"]
         own_id = {"id": call["item_id"]} if "item_id" in call else {}
         return {
             "type": "function_call",
@@ -93,7 +99,7 @@ class _Items:
         if not isinstance(message.get("content"), str):
             raise _mismatch(f"{where}.content (a tool's result that is not text)", self._interface)
         call_id = message.get("tool_call_id")
-        if not call_id:
+        if not isinstance(call_id, str) or not call_id:
             raise _mismatch(f"{where} without 'tool_call_id'", self._interface)
         rest = _without(message, _MESSAGE_KEYS)
         if rest.get("name") == self._tool_names.get(call_id):
@@ -130,18 +136,23 @@ class _Messages:
             kind = item.get("type") or "message"
             if kind == "message":
                 content = self._content(item["content"], f"{where}.content")
-                self._messages.append({**_without(item, ("type",)), "content": content})
+                calls = _calls(item, where, self._interface)
+                message = {**_without(item, ("type", "tool_calls")), "content": content}
+                self._messages.append({**message, "tool_calls": calls} if calls else message)
             elif kind == "function_call":
-                self._add_call(item)
+                self._add_call(item, where)
             elif kind == "function_call_output":
                 self._messages.append(self._result(item, where))
             else:
                 raise _mismatch(f"{where} of type '{kind}'", self._interface)
         return self._messages
 
-    def _add_call(self, item: _Dict) -> None:
+    def _add_call(self, item: _Dict, where: str) -> None:
         """Hang a call on the assistant's message before it, where there is one: calls made together stay together."""
-        self._tool_names[item.get("call_id")] = item.get("name")
+        for key in ("call_id", "name", "arguments"):
+            if not isinstance(item.get(key), str):
+                raise _mismatch(f"{where}.{key} (not a string)", self._interface)
+        self._tool_names[item["call_id"]] = item["name"]
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function, **_without(item, _CALL_ITEM_KEYS)}
         if self._messages and self._messages[-1]["role"] == "assistant":
@@ -157,6 +168,8 @@ class _Messages:
     def _result(self, item: _Dict, where: str) -> _Dict:
         if not isinstance(item.get("output"), str):
             raise _mismatch(f"{where}.output (a tool's result that is not text)", self._interface)
+        if not isinstance(item.get("call_id"), str):
+            raise _mismatch(f"{where}.call_id (not a string)", self._interface)
         name = item.get("name")
         if name is None and self._interface is ChatAgent:
             name = self._tool_names.get(item.get("call_id"))
@@ -175,7 +188,9 @@ class _Messages:
         if not isinstance(content, list):
             return content
         parts = [self._part(part, f"{where}[{index}]") for index, part in enumerate(content)]
-        if self._interface is not ChatAgent:
+        # What an agent once answered, sent on: text with its empty annotations. Many ChatModels read only plain text.
+        is_answer = len(parts) == 1 and set(parts[0]) == {"type", "text"} and "annotations" in content[0]
+        if self._interface is not ChatAgent and not is_answer:
             return parts
         if len(parts) != 1 or set(parts[0]) != {"type", "text"}:
             raise _mismatch(f"{where} (parts that are not one text)", self._interface)
@@ -194,6 +209,13 @@ class _Messages:
             image = {"url": part["image_url"], **detail}
             return {"type": "image_url", "image_url": image, **_without(part, ("type", "image_url", "detail"))}
         raise _mismatch(f"{where} of type '{kind}'", self._interface)
+
+
+def _calls(message: _Dict, where: str, interface: type[Interface]) -> list[Any]:
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise _mismatch(f"{where}.tool_calls (not a list)", interface)
+    return calls
 
 
 def _settings_of_responses(payload: _Dict, interface: type[Interface]) -> _Dict:
@@ -215,6 +237,8 @@ def _settings_of_chat(payload: _Dict, interface: type[Interface]) -> _Dict:
 
 
 def _flat(tool: Any, where: str, interface: type[Interface]) -> _Dict:
+    if isinstance(tool, dict) and tool.get("type") == "function" and "name" in tool:
+        return tool
     if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
         raise _mismatch(f"{where} (not a function)", interface)
     return {**_without(tool, ("function",)), **tool["function"]}
@@ -223,7 +247,7 @@ def _flat(tool: Any, where: str, interface: type[Interface]) -> _Dict:
 def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:
     if not isinstance(tool, dict) or tool.get("type") != "function":
         raise _mismatch(f"{where} (not a function)", interface)
-    return {"type": "function", "function": _without(tool, ("type",))}
+    return tool if "function" in tool else {"type": "function", "function": _without(tool, ("type",))}
 
 
 def _renamed(payload: _Dict, old: str, new: str, interface: type[Interface]) -> _Dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -13,17 +14,17 @@ from urllib.parse import quote
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
 from mlflow_agent_target.conversion import encode
-from mlflow_agent_target.error_bodies import server_reason
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
+    AuthenticationError,
     EndpointNotFoundError,
+    InterfaceMismatchError,
     InvalidInputError,
-    InvalidResponseError,
-    PermissionDeniedError,
+    RequestTimeoutError,
 )
 from mlflow_agent_target.inputs import Request, read_inputs
-from mlflow_agent_target.interfaces import Interface, interface_for_task, interface_wanted
+from mlflow_agent_target.interfaces import Interface, interface_for_task, interfaces_wanted
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.target import Credentials
@@ -183,15 +184,25 @@ class Endpoint:
             self._connection.forget(self._key)  # it may be made anew, as another
             raise
         except AgentError as error:
-            wanted = interface_wanted(server_reason(error.body)) if error.status_code == 400 else None
-            if wanted is None:
+            wanted = interfaces_wanted(error.body) if error.status_code == 400 else ()
+            if not wanted or wanted[0].request_key in payload:
                 raise
             error.may_have_run = False
-            if self._interface is not None or wanted.request_key in payload:
+            if interface is not None:
+                # It is not what it was said to be, or is no longer: to be asked anew.
+                self._connection.forget(self._key)
                 raise
+            refusal = error
         # The endpoint refused the other schema's key before its agent ran, and said which one it takes.
-        self._connection.remember(self._key, wanted)
-        return send(transport, url, {**encode(request, wanted), **more}, self._options)
+        interface, payload = _encode_for_any(request, wanted)
+        try:
+            answer = send(transport, url, {**payload, **more}, self._options)
+        except AgentError as error:
+            if error.may_have_run and interfaces_wanted(error.body) == ():
+                raise
+            raise refusal from error
+        self._connection.remember(self._key, interface)
+        return answer
 
     def _ask(self) -> type[Interface] | None:
         """Ask what the endpoint serves.
@@ -201,9 +212,24 @@ class Endpoint:
         """
         if self.name is None:
             return None
-        quick = replace(self._options, timeout=min(self._options.timeout, _DESCRIBE_SECONDS))
+        quick = replace(
+            self._options, timeout=min(self._options.timeout, self._options.total_timeout, _DESCRIBE_SECONDS)
+        )
         try:
             task = get_endpoint(self._connection.transport, self.name, quick).get("task")
-        except (PermissionDeniedError, EndpointNotFoundError, InvalidResponseError):
-            return None  # and it stays so
+        except AgentTargetError as error:
+            status = error.status_code or 0
+            passing = error.retryable and not isinstance(error, RequestTimeoutError)
+            if passing or isinstance(error, AuthenticationError) or status >= 500:
+                raise
+            return None  # and it stays so: asking a gateway that refuses, or hangs, at each call would be worse
         return interface_for_task(task)
+
+
+def _encode_for_any(request: Request, wanted: tuple[type[Interface], ...]) -> tuple[type[Interface], dict[str, Any]]:
+    """Return the first interface in which a request can be said, and the payload that says it."""
+    *first, last = wanted
+    for interface in first:
+        with contextlib.suppress(InterfaceMismatchError):
+            return interface, encode(request, interface)
+    return last, encode(request, last)

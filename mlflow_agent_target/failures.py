@@ -51,7 +51,7 @@ def connection_error(
         error: What was raised.
         base_url: Where the request was going.
         endpoint: The endpoint's name, if one was named.
-        timeout: Seconds that were waited for an answer.
+        timeout: Seconds that the answer was given.
         attempt: How many times the request was sent, or tried to be.
     """
     causes = list(_causes(error))
@@ -95,7 +95,7 @@ def connection_error(
         )
     if has(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
         return RequestTimeoutError(
-            f"{whose} sent nothing for {timeout:g} s. The agent may still be running. Allow more with "
+            f"{whose} did not answer within {timeout:g} s. The agent may still be running. Allow more with "
             "MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT or client.with_options(timeout=...).",
             **common,
         )

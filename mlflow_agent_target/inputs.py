@@ -38,7 +38,7 @@ def read_inputs(inputs: Any) -> Request:
     if isinstance(inputs, str):
         return Request("input", {"input": [{"role": "user", "content": inputs}]})
     if isinstance(inputs, list):
-        items = [_as_plain(item) for item in inputs]
+        items = [_plain_message(item) for item in inputs]
         if not items:
             raise InvalidInputError(f"The list of messages is empty. {_ACCEPTED}.")
         is_chat = any(
@@ -66,12 +66,22 @@ def read_inputs(inputs: Any) -> Request:
         # OpenAI's API takes a bare string here; MLflow's schema, and so the endpoint, wants the list.
         payload["input"] = [{"role": "user", "content": payload["input"]}]
     if isinstance(payload[keys[0]], list):
-        payload[keys[0]] = [_as_plain(item) for item in payload[keys[0]]]
+        payload[keys[0]] = [_plain_message(item) for item in payload[keys[0]]]
     if keys == ["input"]:
         check(ResponsesRequest, payload)
         return Request("input", payload)
     check(ChatRequest, payload)
     return Request("messages", payload)
+
+
+def _plain_message(item: Any) -> Any:
+    """Return a message or item as a dict, with the objects that clients put into one as dicts too."""
+    item = _as_plain(item)
+    if isinstance(item, dict):
+        objects = {k: v for k in ("tool_calls", "content") if isinstance(v := item.get(k), list)}
+        if any(not isinstance(value, dict) for values in objects.values() for value in values):
+            return {**item, **{key: [_as_plain(value) for value in values] for key, values in objects.items()}}
+    return item
 
 
 def _as_plain(value: Any) -> Any:

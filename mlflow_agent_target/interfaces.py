@@ -135,9 +135,9 @@ class ResponsesAgent(Interface):
 
     def _add_item(self, item: dict[str, Any]) -> str:
         self._items.append(item)
-        full = _item_text(item)
-        if not full:
+        if item.get("type", "message") != "message":
             return ""
+        full = _item_text(item)
         # Deltas and their done item may carry different ids, and different items the same placeholder.
         said = {key: "".join(parts.values()) for key, parts in self._said.items()}
         key = _id(item.get("id"))
@@ -281,22 +281,30 @@ def interface_of_event(event: Event) -> type[Interface] | None:
 
 
 # What endpoints say, before their agent runs, to a payload with the other schema's key: Model Serving, MLflow's schema
-# enforcement, MLflow's AgentServer.
+# enforcement, MLflow's AgentServer. Only at the start of a message: an agent that fails may quote another endpoint's.
+_MISSING = r"(?:Failed to enforce schema of data .*)?Model is missing inputs \['{}'\]"
 _WANTS_INPUT = re.compile(
-    r"use 'input' field instead|missing inputs \['input'\]|ResponsesAgentRequest\s+input\s+Field required"
+    r"'messages' field is not supported\. Please use 'input' field instead|"
+    r"Invalid parameters for ResponsesAgent: 1 validation error for ResponsesAgentRequest\s+input\s+Field required|"
+    + _MISSING.format("input"),
+    re.DOTALL,
 )
-_WANTS_MESSAGES = re.compile(r"missing inputs \['messages'\]|Missing required Chat parameter: 'messages'")
+_WANTS_MESSAGES = re.compile(r"Missing required Chat parameter: 'messages'|" + _MISSING.format("messages"), re.DOTALL)
 
 
-def interface_wanted(refusal: str) -> type[Interface] | None:
-    """Return the interface that an endpoint names when it refuses a payload in the other schema, or None.
+def interfaces_wanted(refusal: Any) -> tuple[type[Interface], ...]:
+    """Return the interfaces that an endpoint may have which refuses a payload in the other schema; () for none.
 
     Args:
-        refusal: What it says, with status 400.
+        refusal: The body of its answer, with status 400.
     """
-    if _WANTS_INPUT.search(refusal):
-        return ResponsesAgent
-    return ChatAgent if _WANTS_MESSAGES.search(refusal) else None
+    said = [refusal.get(key) for key in ("message", "detail")] if isinstance(refusal, dict) else []
+    for message in said:
+        if isinstance(message, str) and _WANTS_INPUT.match(message):
+            return (ResponsesAgent,)
+        if isinstance(message, str) and _WANTS_MESSAGES.match(message):
+            return (ChatAgent, ChatCompletions)
+    return ()
 
 
 def failure(message: dict[str, Any], event_name: str = "") -> Any:

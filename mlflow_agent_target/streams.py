@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ class ByteStream(Protocol):
     def read(self, timeout: float) -> bytes: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class AgentStream:
@@ -74,7 +76,13 @@ class AgentStream:
         self._new_text = ""
         self._incomplete_reason = ""
         self._error: AgentTargetError | None = None
-        self._events = self._read()
+        # Told by an event that was delivered for what else it says.
+        self._failure: AgentError | None = None
+        self._decoder = EventDecoder()
+        self._frames: deque[ServerSentEvent] = deque()
+        self._at_end = False
+        # What the last event and the framing say of the end, where no marker tells.
+        self._named_frames = self._ends = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # A generator of its own for each loop: when a loop is left early, Python closes it, and it the connection.
@@ -87,18 +95,24 @@ class AgentStream:
     def __next__(self) -> dict[str, Any]:
         if self._error is not None:
             raise self._error
+        if self.duration is not None:
+            raise StopIteration
         self._new_text = ""
         try:
-            return next(self._events)
-        except StopIteration:
-            raise
+            event = self._next_event()
         except AgentTargetError as error:
-            self._error = self._error or error
+            self._error = self._error or error  # another thread may have closed it meanwhile
+            self._end()
             raise self._error from error.__cause__
         except BaseException:
             # Ctrl-C, most likely: what is left is no whole answer.
             self._error = self._interrupted("was broken off before it was complete")
+            self._end()
             raise
+        if event is None:
+            self._end()
+            raise StopIteration
+        return event
 
     def __enter__(self) -> AgentStream:
         return self
@@ -109,8 +123,8 @@ class AgentStream:
         self.close()
 
     def __del__(self) -> None:
-        if body := getattr(self, "_body", None):
-            body.close()
+        if getattr(self, "duration", 0) is None:
+            self._body.abandon()
 
     def close(self) -> None:
         """Close the connection. Any number of times; a stream that has ended stays as it ended."""
@@ -147,21 +161,37 @@ class AgentStream:
         return merged or None
 
     def _end(self) -> None:
-        self.duration = self._clock() - self._started
+        if self.duration is None:
+            self.duration = self._clock() - self._started
         self._body.close()
 
-    def _read(self) -> Iterator[dict[str, Any]]:
-        try:
-            if self._body.content_type in ("application/json", "text/html"):
-                yield self._read_whole()
-            else:
-                yield from self._read_events()
-        except AgentTargetError:
-            self._body.close()
-            raise
-        finally:
-            if self.duration is None:
-                self._end()
+    def _next_event(self) -> dict[str, Any] | None:
+        """Return the next event, or None at the end of a stream that is whole."""
+        if self._failure is not None:
+            raise self._failure
+        if self._body.content_type in ("application/json", "text/html"):
+            return self._read_whole() if self._whole is None else None
+        while True:
+            while self._frames:
+                frame = self._frames.popleft()
+                if frame.data.strip() == _END:
+                    self._body.finish()
+                    self._check_complete()
+                    return None
+                self._named_frames = self._named_frames or bool(frame.event)
+                if frame.data.strip():
+                    return self._deliver(self._parse(frame), frame.event)
+            if self._at_end:
+                # Without [DONE], only servers that frame with `event:` lines, as OpenAI's, are known to end like this.
+                if not (self._named_frames and self._ends):
+                    raise self._interrupted("ended without its end marker, so it was cut off")
+                self._check_complete()
+                return None
+            chunk = self._next_chunk()
+            self._at_end = not chunk
+            self._frames.extend(self._decoder.feed(chunk) if chunk else self._decoder.finish())
+            if self._frames or self._decoder.in_event:
+                self._silence = 0.0
 
     def _read_whole(self) -> dict[str, Any]:
         """Take a whole JSON answer in place of a stream: MLflow's scoring server can't stream."""
@@ -178,56 +208,23 @@ class AgentStream:
         self._new_text = self._whole.output_text
         return self._whole
 
-    def _read_events(self) -> Iterator[dict[str, Any]]:
-        decoder = EventDecoder()
-        named_frames = ends = False
-        while chunk := self._next_chunk():
-            events = decoder.feed(chunk)
-            if events or decoder.in_event:
-                self._silence = 0.0
-            for frame in events:
-                if frame.data.strip() == _END:
-                    self._body.finish()
-                    self._check_complete()
-                    return
-                named_frames = named_frames or bool(frame.event)
-                if not frame.data.strip():
-                    continue
-                event = self._parse(frame, whole=True)
-                yield from self._deliver(event, frame.event)
-                ends = self._interface is not None and self._interface.ends(event)
-        for frame in decoder.finish():
-            if frame.data.strip() == _END:
-                self._check_complete()
-                return
-            event = self._parse(frame, whole=False)
-            yield from self._deliver(event, frame.event)
-            ends = self._interface is not None and self._interface.ends(event)
-        # Without [DONE], only servers that frame with `event:` lines, as OpenAI's, are known to end like this.
-        if not (named_frames and ends):
-            raise self._interrupted("ended without its end marker, so it was cut off")
-        self._check_complete()
-
     def _check_complete(self) -> None:
         if self._incomplete_reason:
             raise self._interrupted(f"ended before the answer was whole: {self._incomplete_reason}")
 
-    def _deliver(self, event: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    def _deliver(self, event: dict[str, Any], name: str) -> dict[str, Any]:
         error = failure(event, name)
         says_more = "delta" in event or "item" in event or event.get("choices")
         if error is None or says_more:
             self._take(event)
-            yield event
         if error is not None:
-            raise AgentError(
+            self._failure = AgentError(
                 f"{server_name(self._endpoint)}: the agent failed while it was answering: {server_reason(error)}",
-                endpoint=self._endpoint,
-                status_code=200,
-                request_id=self._body.request_id,
-                body=event,
-                attempts=self._body.attempts,
-                partial=self._so_far(),
+                **{**self._facts(), "body": event},
             )
+            if not says_more:
+                raise self._failure
+        return event
 
     def _take(self, event: dict[str, Any]) -> None:
         if self.time_to_first_event is None:
@@ -241,17 +238,18 @@ class AgentStream:
             for early in self._early:
                 self._interface.add(early)
         self._new_text = self._interface.add(event)
+        self._ends = self._interface.ends(event)
         if event.get("type") == "response.incomplete":
             response = event.get("response")
             details = response.get("incomplete_details") if isinstance(response, dict) else None
             reason = details.get("reason") if isinstance(details, dict) else None
             self._incomplete_reason = printable(str(reason or "the model gave no reason"))
 
-    def _parse(self, frame: ServerSentEvent, *, whole: bool) -> dict[str, Any]:
+    def _parse(self, frame: ServerSentEvent) -> dict[str, Any]:
         try:
             event = json.loads(frame.data)
         except (ValueError, RecursionError):
-            if not whole:
+            if self._at_end:
                 raise self._interrupted("was cut off within an event") from None
             raise self._invalid("sent an event that is not JSON", frame.data) from None
         if not isinstance(event, dict):

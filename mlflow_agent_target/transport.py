@@ -33,6 +33,8 @@ _CONNECT_SECONDS = 10.0
 # How long the rest of a finished stream may take, so that its connection can be used again.
 _DRAIN_SECONDS = 0.05
 _DRAIN_CHUNKS = 16
+# As much of an error's body is kept.
+_ERROR_BYTES = 1_000_000
 
 _T = TypeVar("_T")
 
@@ -109,7 +111,7 @@ class Transport:
     def get(self, url: str, options: RequestOptions) -> Reply:
         """GET JSON, once: no retries."""
         response, deadline = self._send("GET", url, None, options, _Attempt(1, options.timeout))
-        return self._whole(response, deadline, options, 1)
+        return self._whole(response, deadline, options, _Attempt(1, options.timeout))
 
     def post(self, url: str, payload: Mapping[str, Any], options: RequestOptions) -> Reply:
         """POST JSON and wait for the whole answer.
@@ -121,7 +123,7 @@ class Transport:
 
         def try_once(attempt: _Attempt) -> Reply:
             response, deadline = self._send("POST", url, body, options, attempt)
-            return self._whole(response, deadline, options, attempt.number)
+            return self._whole(response, deadline, options, attempt)
 
         return self._with_retries(try_once, options)
 
@@ -181,18 +183,14 @@ class Transport:
             raise self._failure(error, options, attempt) from error
         if 200 <= response.status_code < 300:
             return response, deadline
-        try:
-            raise self._status_error(response, login, options, attempt.number)
-        finally:
-            response.close()
+        raise self._status_error(response, login, options, attempt.number, deadline)
 
-    def _whole(self, response: requests.Response, deadline: float, options: RequestOptions, attempt: int) -> Reply:
-        request_id = response.headers.get("x-request-id")
-        body = Body(response, options.endpoint, attempt)
+    def _whole(self, response: requests.Response, deadline: float, options: RequestOptions, attempt: _Attempt) -> Reply:
+        body = Body(response, options.endpoint, attempt.number, attempt.timeout)
         with contextlib.closing(body):
             raw = b"".join(iter(lambda: body.read(deadline - time.monotonic()), b""))
         try:
-            return Reply(json.loads(raw), request_id, attempt)
+            return Reply(json.loads(raw), body.request_id, attempt.number)
         except (ValueError, RecursionError) as error:
             kind = printable(response.headers.get("content-type", "no content type"))
             raise InvalidResponseError(
@@ -200,9 +198,9 @@ class Transport:
                 f"Is {self.base_url} the right address? It starts: {printable(_text(raw), 200)!r}",
                 endpoint=options.endpoint,
                 status_code=response.status_code,
-                request_id=request_id,
+                request_id=body.request_id,
                 body=_text(raw),
-                attempts=attempt,
+                attempts=attempt.number,
             ) from error
 
     def _failure(self, error: Exception, options: RequestOptions, attempt: _Attempt) -> AgentTargetError:
@@ -215,12 +213,19 @@ class Transport:
         )
 
     def _status_error(
-        self, response: requests.Response, login: Mapping[str, str], options: RequestOptions, attempt: int
+        self,
+        response: requests.Response,
+        login: Mapping[str, str],
+        options: RequestOptions,
+        attempt: int,
+        deadline: float,
     ) -> AgentTargetError:
-        try:
-            raw = response.content
-        except _FAILURES:
-            raw = b""  # the status says what happened; a body that broke off adds nothing
+        raw = b""
+        body_of_error = Body(response, options.endpoint, attempt)
+        with contextlib.closing(body_of_error), contextlib.suppress(AgentTargetError):
+            # The status says what happened. A body that breaks off or never ends adds what came of it.
+            while len(raw) < _ERROR_BYTES and (chunk := body_of_error.read(deadline - time.monotonic())):
+                raw += chunk
         for secret in filter(None, (value.rpartition(" ")[2] for value in login.values())):
             raw = raw.replace(secret.encode(), b"[redacted]")  # some gateways quote the request
         body = parse_body(raw)
@@ -254,13 +259,22 @@ class Body:
         content_type: Of the answer, without parameters.
         request_id: The server's id of the request, if it gave one.
         attempts: How many times the request was sent.
+
+    Args:
+        response: The answer, of which nothing has been read.
+        endpoint: The endpoint's name, for errors.
+        attempts: How many times the request was sent.
+        time_limit: Seconds for the whole answer, for errors; None where each read has its own.
     """
 
-    def __init__(self, response: requests.Response, endpoint: str | None, attempts: int) -> None:
+    def __init__(
+        self, response: requests.Response, endpoint: str | None, attempts: int, time_limit: float | None = None
+    ) -> None:
         self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         self.request_id = response.headers.get("x-request-id")
         self.attempts = attempts
         self._endpoint = endpoint
+        self._time_limit = time_limit
         self._response = response
         self._raw: urllib3.response.BaseHTTPResponse = response.raw
 
@@ -282,8 +296,9 @@ class Body:
             # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
             return self._raw.read1(_CHUNK_BYTES, decode_content=True)
         except (*_FAILURES, AttributeError) as error:  # AttributeError: closed by another thread while it was read
+            limit = timeout if self._time_limit is None else self._time_limit
             raise connection_error(
-                error, base_url="", endpoint=self._endpoint, timeout=max(timeout, 0.0), attempt=self.attempts
+                error, base_url="", endpoint=self._endpoint, timeout=limit, attempt=self.attempts
             ) from error
 
     def _socket(self) -> socket.socket | None:
@@ -311,10 +326,17 @@ class Body:
 
     def close(self) -> None:
         """Close the connection, or give it back where the whole body was read. Any number of times, from any thread."""
+        self.abandon()
+        self._response.close()
+
+    def abandon(self) -> None:
+        """Let go of a body that was not read to its end, and wake a thread that waits for its bytes.
+
+        Touches the socket only: unlike `close`, it takes no lock, and so may be called by the garbage collector.
+        """
         if sock := self._socket():
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits for bytes
-        self._response.close()
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 def _text(raw: bytes) -> str:

@@ -32,6 +32,8 @@ class Recorded:
 
     def close(self) -> None: ...
 
+    def abandon(self) -> None: ...
+
 
 def message(item_id: str, text: str) -> dict[str, Any]:
     content = [{"type": "output_text", "text": text, "annotations": []}]

@@ -142,7 +142,12 @@ def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Ser
         ) from error
     served = {endpoint_name(name): ServedAgent(endpoint_name(name), source) for name, source in agents.items()}
     config = uvicorn.Config(
-        create_app(served, token), log_level="warning", lifespan="off", timeout_graceful_shutdown=_GRACE_SECONDS
+        create_app(served, token),
+        log_config=None,  # uvicorn's own would close the log handlers that the program has
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancelled_call)
     return uvicorn.Server(config)
@@ -150,7 +155,8 @@ def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Ser
 
 def _is_no_cancelled_call(record: logging.LogRecord) -> bool:
     """Keep out of the log what a stopping server does to calls that outlast its patience: that is no fault."""
-    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
+    cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
+    return not cancelled and not str(record.msg).startswith("Cancel %s running task(s)")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -33,6 +33,8 @@ _ACCEPTED = (
     "Give a logged model (models:/NAME/VERSION, runs:/RUN/PATH), a model's folder, a Python file that calls "
     "mlflow.models.set_model, or a ResponsesAgent, ChatAgent or ChatModel object"
 )
+# The folders of the agents that were loaded from files.
+_agent_folders: set[Path] = set()
 # What agents put into dicts, as JSON values: datetimes, pydantic's models, and so on.
 _VALUES: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 # Keys the platform takes out of a request before the agent sees it.
@@ -260,9 +262,7 @@ def _load_file(path: Path) -> Any:
     """Run a models-from-code file and return what it gave to `mlflow.models.set_model`."""
     if not path.is_file():
         raise InvalidInputError(f"There is no file {str(path)!r}. {_ACCEPTED}.")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # as `python agent.py` would, for the modules beside it
+    _prefer_modules_beside(path.resolve().parent)
     name = f"agent_{uuid.uuid4().hex}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -279,6 +279,20 @@ def _load_file(path: Path) -> Any:
     if agent is None:
         raise InvalidInputError(f"{str(path)!r} sets no model: end it with mlflow.models.set_model(agent).")
     return agent
+
+
+def _prefer_modules_beside(folder: Path) -> None:
+    """Let a file import the modules beside it, as `python agent.py` does, and not those beside another agent."""
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "")
+        for other in _agent_folders - {folder}:
+            if file.is_relative_to(other) and (folder / file.relative_to(other)).exists():
+                del sys.modules[name]  # the other agent goes on with the module that it has
+                break
+    _agent_folders.add(folder)
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
 
 
 def _wrong_key(key: str, body: dict[str, Any]) -> RefusedError:

@@ -124,7 +124,12 @@ class _Call:
             frames = _frames(self._agent.events(self._arguments, self._id, self._return_trace))
             with contextlib.closing(frames), contextlib.suppress(anyio.BrokenResourceError):  # the caller has left
                 for frame in frames:
-                    asyncio.run_coroutine_threadsafe(send.send(frame), loop).result()
+                    sending = send.send(frame)
+                    try:
+                        asyncio.run_coroutine_threadsafe(sending, loop).result()
+                    except RuntimeError:  # the server has stopped
+                        sending.close()
+                        return
 
         async def produce() -> None:
             async with send:

@@ -22,7 +22,7 @@ class Shouter(ChatModel):
 
     def predict(self, context: Any, messages: list[ChatMessage], params: ChatParams) -> ChatCompletionResponse:
         answer = _shouted(messages)
-        asked, answered = sum(len((m.content or "").split()) for m in messages), len(answer.split())
+        asked, answered = sum(len(_text(message).split()) for message in messages), len(answer.split())
         return ChatCompletionResponse(
             model="shouter",
             choices=[ChatChoice(message=ChatMessage(role="assistant", content=answer), finish_reason="stop")],
@@ -41,7 +41,13 @@ class Shouter(ChatModel):
 
 
 def _shouted(messages: list[ChatMessage]) -> str:
-    return (messages[-1].content or "").upper() if messages else ""
+    return _text(messages[-1]).upper() if messages else ""
+
+
+def _text(message: ChatMessage) -> str:
+    content = message.content or ""
+    # Parts: text, images, ...
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
 
 
 mlflow.models.set_model(Shouter())
