@@ -285,8 +285,8 @@ def interface_of_event(event: Event) -> type[Interface] | None:
 _MISSING = r"(?:Failed to enforce schema of data .*)?Model is missing inputs \['{}'\]"
 _WANTS_INPUT = re.compile(
     r"'messages' field is not supported\. Please use 'input' field instead|"
-    r"Invalid parameters for ResponsesAgent: 1 validation error for ResponsesAgentRequest\s+input\s+Field required|"
-    + _MISSING.format("input"),
+    r"Invalid parameters for ResponsesAgent: (?:Invalid data for ResponsesAgentRequest: )?"
+    r"1 validation error for ResponsesAgentRequest\s+input\s+Field required|" + _MISSING.format("input"),
     re.DOTALL,
 )
 _WANTS_MESSAGES = re.compile(r"Missing required Chat parameter: 'messages'|" + _MISSING.format("messages"), re.DOTALL)

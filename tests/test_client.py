@@ -359,6 +359,43 @@ def test_an_endpoint_is_asked_in_the_other_schema_once(scripted: Make) -> None:
     assert caught.value.status_code == 400
 
 
+def test_an_agent_that_quotes_such_a_refusal_has_run(scripted: Make) -> None:
+    said = f"Encountered an unexpected error while evaluating the model. Error: ValueError: {_USE_INPUT}"
+    for describe in (None, described("agent/v2/chat")):
+        server = scripted(whole({"error_code": "BAD_REQUEST", "message": said}, 400), describe=describe)
+        with pytest.raises(AgentError, match="ValueError") as caught:
+            AgentTargetClient(server.target_uri).predict(endpoint="a", inputs={"messages": [user("hi")]})
+        assert (caught.value.may_have_run, len(server.posts)) == (True, 1)
+
+
+def test_an_endpoint_that_is_no_longer_what_it_was_is_asked_anew(scripted: Make) -> None:
+    server = scripted(whole(REFUSALS[0][1], 400), whole({"output": []}), describe=described("agent/v2/chat"))
+    client = AgentTargetClient(server.target_uri)
+    with pytest.raises(AgentError, match="use 'input' field instead") as caught:
+        client.predict(endpoint="a", inputs="hi")
+    assert caught.value.may_have_run is False
+    server.describe = described("agent/v1/responses")
+    client.predict(endpoint="a", inputs="hi")
+    assert server.posts[-1].json == {"input": [user("hi")]}
+
+
+def test_what_a_chat_agent_cannot_be_told_a_chat_model_may(scripted: Make) -> None:
+    server = scripted(whole(REFUSALS[2][1], 400), whole({"choices": []}))
+    image = {"type": "input_image", "image_url": "https://x/y.png"}
+    AgentTargetClient(server.target_uri).predict(endpoint="a", inputs=[user([image])])
+    part = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
+    assert server.posts[-1].json == {"messages": [user([part])]}
+
+
+@pytest.mark.parametrize("describe", [whole({"message": "no"}, 405), [1.5]], ids=["refused", "silent"])
+def test_a_gateway_that_does_not_describe_is_asked_once(describe: Any, scripted: Make) -> None:
+    server = scripted(whole({"output": []}), describe=describe)
+    client = AgentTargetClient(server.target_uri).with_options(timeout=0.3)
+    for _ in range(3):
+        client.predict(endpoint="a", inputs="hi")
+    assert [request.method for request in server.received] == ["GET", "POST", "POST", "POST"]
+
+
 def test_a_refused_key_means_that_the_agent_has_not_run(scripted: Make) -> None:
     server = scripted(whole(REFUSALS[0][1], 400))
     client = AgentTargetClient(server.target_uri).with_options(interface="ChatAgent")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.types.agent import ChatAgentMessage, ChatAgentRequest
+from mlflow.types.chat import Function, ToolCall
 from mlflow.types.llm import ChatCompletionRequest, ChatMessage
 from mlflow.types.responses import ResponsesAgentRequest
 
@@ -213,6 +214,22 @@ def test_an_agents_own_answer_can_be_sent_on_to_one_of_the_other_interface() -> 
     }
 
 
+def test_an_answer_with_null_for_no_calls_can_be_sent_on() -> None:
+    said = {"role": "assistant", "content": "a", "tool_calls": None}
+    assert sent([*HI, said, ADD_ITEM], ChatAgent)["messages"][1] == {
+        "role": "assistant",
+        "content": "a",
+        "tool_calls": [ADD],
+    }
+
+
+def test_the_objects_of_clients_within_messages_become_dicts() -> None:
+    call = ToolCall(id="c1", type="function", function=Function(name="add", arguments='{"a": 1}'))
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert sent({"messages": [*HI, said]}) == {"messages": [*HI, {**said, "tool_calls": [ADD]}]}
+    assert said["tool_calls"] == [call]
+
+
 def test_tools_are_declared_in_each_schemas_own_way() -> None:
     parameters = {"type": "object", "properties": {}}
     nested = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": parameters}}
@@ -225,6 +242,9 @@ def test_tools_are_declared_in_each_schemas_own_way() -> None:
         responses = {"input": HI, "tools": [flat], "tool_choice": chosen_flat}
         assert sent(chat, ResponsesAgent) == responses
         assert sent(responses, ChatCompletions) == chat
+    # Already in the other schema's way.
+    assert sent({"messages": HI, "tools": [flat]}, ResponsesAgent) == {"input": HI, "tools": [flat]}
+    assert sent({"input": HI, "tools": [nested]}, ChatAgent) == {"messages": HI, "tools": [nested]}
 
 
 # Messages, what of them a ResponsesAgent's items can't say.
@@ -235,7 +255,11 @@ UNSAYABLE_IN_ITEMS = [
     ({"role": "assistant", "refusal": "no"}, "messages[0].refusal"),
     (user([{"type": "input_audio", "x": 1}]), "messages[0].content[0] of type 'input_audio'"),
     ({"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]}, "messages[0].tool_calls[0]"),
-    ({"role": "assistant", "tool_calls": [{**ADD, "id": None}]}, "messages[0].tool_calls[0]"),
+    ({"role": "assistant", "tool_calls": [{**ADD, "id": None}]}, "messages[0].tool_calls[0].id"),
+    ({"role": "assistant", "tool_calls": [{**ADD, "id": ["c"]}]}, "messages[0].tool_calls[0].id"),
+    ({"role": "assistant", "tool_calls": [{**ADD, "function": {"name": "f"}}]}, "function.arguments"),
+    ({"role": "assistant", "content": "a", "tool_calls": "x"}, "messages[0].tool_calls"),
+    ({"role": "tool", "content": "4", "tool_call_id": {"c": 1}}, "messages[0] without 'tool_call_id'"),
 ]
 
 
@@ -248,6 +272,10 @@ UNSAYABLE_IN_ITEMS = [
         ({"input": HI, "tools": [{"type": "web_search"}]}, ChatAgent, "tools[0]"),
         ({"input": HI, "tool_choice": {"type": "web_search"}}, ChatAgent, "tool_choice"),
         ({"input": [RESULT]}, ChatAgent, "input[0] without the call"),
+        ({"input": [{**ADD_ITEM, "call_id": {}}]}, ChatAgent, "input[0].call_id"),
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, ChatAgent, "input[0].arguments"),
+        ({"input": [{**RESULT, "call_id": None, "name": "f"}]}, ChatCompletions, "input[0].call_id"),
+        ({"input": [{"role": "assistant", "content": "a", "tool_calls": "x"}]}, ChatAgent, "input[0].tool_calls"),
         ({"input": [ADD_ITEM, {**RESULT, "output": {"a": 1}}]}, ChatAgent, "input[1].output"),
         ({"input": [*HI, APPROVAL]}, ChatAgent, "input[1] of type 'mcp_approval_request'"),
         ({"input": [{"type": "reasoning", "summary": []}]}, ChatCompletions, "input[0] of type 'reasoning'"),

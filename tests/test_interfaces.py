@@ -191,6 +191,11 @@ def test_the_parts_of_a_message_are_kept_apart() -> None:
     assert stream.get_final_response()["output"] == [both]
 
 
+def test_a_message_without_text_is_there_once() -> None:
+    stream = AgentStream(Recorded(frames(delta(""), done(message("m", "")))))
+    assert stream.get_final_response()["output"] == [message("m", "")]
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -256,6 +257,15 @@ class TestREST:
         assert requests.get(f"{server.url}/serving-endpoints/responses", timeout=5).status_code == 405
         assert requests.get(f"{server.url}/api/2.0/serving-endpoints/nope", timeout=5).status_code == 404
 
+    def test_a_chat_model_takes_content_parts(self, server: LocalServer) -> None:
+        text = {"type": "output_text", "text": "one two", "annotations": []}
+        for inputs in (
+            {"messages": [user([{"type": "text", "text": "one two"}])]},
+            {"input": [user([{"type": "input_text", "text": "one two"}])]},
+            {"input": [*HI, {"type": "message", "id": "m", "role": "assistant", "content": [text]}]},
+        ):
+            assert AgentTargetClient(server.target_uri).predict("chat_model", inputs).output_text == "ONE TWO"
+
 
 class TestConcurrency:
     def test_a_slow_agent_blocks_neither_itself_nor_others(self, server: LocalServer) -> None:
@@ -474,6 +484,26 @@ class TestServe:
         (tmp_path / "my_agent.py").write_text(f"import words_beside_it\n{source}")
         with serve({"a": tmp_path / "my_agent.py"}) as server:
             assert AgentTargetClient(server.target_uri).predict(endpoint="a", inputs="x").output_text == "beside"
+
+    def test_each_file_has_the_modules_beside_it(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "words_of_its_own.py").write_text(f"WORD = '{name}'\n")
+            source = (DEMO / "chat_agent.py").read_text().replace("list(reversed(said))", "[words_of_its_own.WORD]")
+            (tmp_path / name / "agent.py").write_text(f"import words_of_its_own\n{source}")
+        with serve({name: tmp_path / name / "agent.py" for name in ("a", "b")}) as server:
+            client = AgentTargetClient(server.target_uri)
+            assert [client.predict(name, "x").output_text for name in ("a", "b", "a")] == ["a", "b", "a"]
+
+    def test_the_programs_own_logging_is_left_alone(self, tmp_path: Path) -> None:
+        handler = logging.FileHandler(tmp_path / "log.txt", mode="w")
+        logger = logging.getLogger("a-programs-own")
+        logger.addHandler(handler)
+        with serve({"a": DEMO / "chat_agent.py"}):
+            logger.warning("still here")
+        logger.removeHandler(handler)
+        handler.close()
+        assert (tmp_path / "log.txt").read_text() == "still here\n"
 
     def test_a_token_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with serve({"a": DEMO / "chat_agent.py"}, token="hunter2") as server:

@@ -236,6 +236,15 @@ def test_a_body_that_trickles_is_bounded_as_a_whole(scripted: Make) -> None:
     assert time.monotonic() - started < 3
 
 
+def test_an_errors_body_that_trickles_is_bounded_too(scripted: Make) -> None:
+    head = b"HTTP/1.1 400 X\r\nContent-Length: 100\r\n\r\nkaput"
+    server = scripted([head, *[part for _ in range(95) for part in (b" ", 0.05)]])
+    started = time.monotonic()
+    with pytest.raises(AgentError, match="400: kaput"):
+        client_of(server, timeout=0.5).predict(endpoint="a", inputs="hi")
+    assert time.monotonic() - started < 3
+
+
 def test_an_attempt_takes_no_longer_than_all_may_take_together(scripted: Make) -> None:
     server = scripted([5.0])
     with pytest.raises(RequestTimeoutError):
