@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from mlflow_agent_target.error_bodies import server_reason
+from mlflow_agent_target.error_bodies import failure, server_reason
 from mlflow_agent_target.errors import AgentError, InvalidResponseError, server_name
-from mlflow_agent_target.interfaces import failure, interface_of_answer
+from mlflow_agent_target.interfaces import interface_of_answer
 
 
 class AgentResponse(dict[str, Any]):

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
 from mlflow_agent_target.conversion import encode
+from mlflow_agent_target.error_bodies import key_wanted
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
@@ -24,7 +25,7 @@ from mlflow_agent_target.errors import (
     RequestTimeoutError,
 )
 from mlflow_agent_target.inputs import Request, read_inputs
-from mlflow_agent_target.interfaces import Interface, interface_for_task, interfaces_wanted
+from mlflow_agent_target.interfaces import Interface, interface_for_task, interfaces_for_key
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.target import Credentials
@@ -184,8 +185,8 @@ class Endpoint:
             self._connection.forget(self._key)  # it may be made anew, as another
             raise
         except AgentError as error:
-            wanted = interfaces_wanted(error.body) if error.status_code == 400 else ()
-            if not wanted or wanted[0].request_key in payload:
+            wanted = key_wanted(error.body) if error.status_code == 400 else None
+            if wanted is None or wanted in payload:
                 raise
             error.may_have_run = False
             if interface is not None:
@@ -194,11 +195,11 @@ class Endpoint:
                 raise
             refusal = error
         # The endpoint refused the other schema's key before its agent ran, and said which one it takes.
-        interface, payload = _encode_for_any(request, wanted)
+        interface, payload = _encode_for_any(request, interfaces_for_key(wanted))
         try:
             answer = send(transport, url, {**payload, **more}, self._options)
         except AgentError as error:
-            if error.may_have_run and interfaces_wanted(error.body) == ():
+            if key_wanted(error.body) is None:
                 raise
             raise refusal from error
         self._connection.remember(self._key, interface)

@@ -19,6 +19,9 @@ from mlflow_agent_target.errors import (
     server_name,
 )
 
+# What requests, urllib3 and the socket raise; ValueError: a URL or header that can't be sent.
+FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and what is wrapped in it: requests and urllib3 keep the cause in `args` or `reason`."""

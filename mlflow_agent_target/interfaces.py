@@ -7,7 +7,6 @@ add more than the formats say, so everything here takes what is there and asks f
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -280,56 +279,9 @@ def interface_of_event(event: Event) -> type[Interface] | None:
     return next((interface for interface in INTERFACES if interface.speaks(event)), None)
 
 
-# What endpoints say, before their agent runs, to a payload with the other schema's key: Model Serving, MLflow's schema
-# enforcement, MLflow's AgentServer. Only at the start of a message: an agent that fails may quote another endpoint's.
-_MISSING = r"(?:Failed to enforce schema of data .*)?Model is missing inputs \['{}'\]"
-_WANTS_INPUT = re.compile(
-    r"'messages' field is not supported\. Please use 'input' field instead|"
-    r"Invalid parameters for ResponsesAgent: (?:Invalid data for ResponsesAgentRequest: )?"
-    r"1 validation error for ResponsesAgentRequest\s+input\s+Field required|" + _MISSING.format("input"),
-    re.DOTALL,
-)
-_WANTS_MESSAGES = re.compile(r"Missing required Chat parameter: 'messages'|" + _MISSING.format("messages"), re.DOTALL)
-
-
-def interfaces_wanted(refusal: Any) -> tuple[type[Interface], ...]:
-    """Return the interfaces that an endpoint may have which refuses a payload in the other schema; () for none.
-
-    Args:
-        refusal: The body of its answer, with status 400.
-    """
-    said = [refusal.get(key) for key in ("message", "detail")] if isinstance(refusal, dict) else []
-    for message in said:
-        if isinstance(message, str) and _WANTS_INPUT.match(message):
-            return (ResponsesAgent,)
-        if isinstance(message, str) and _WANTS_MESSAGES.match(message):
-            return (ChatAgent, ChatCompletions)
-    return ()
-
-
-def failure(message: dict[str, Any], event_name: str = "") -> Any:
-    """Return the error that an answer or a stream event reports, or None when it reports none.
-
-    Args:
-        message: A whole answer, or an event's data. Its HTTP status was 200.
-        event_name: The event's own name, where the server frames with `event:` lines.
-    """
-    output = message.get("databricks_output")
-    if isinstance(output, dict) and output.get("error"):
-        return output["error"]
-    kind = message.get("type")
-    if kind == "error" or event_name == "error":
-        return message.get("error") or message
-    if kind == "response.failed":
-        response = message.get("response")
-        return (response.get("error") if isinstance(response, dict) else None) or message
-    if message.get("error"):
-        return message["error"] if not isinstance(message["error"], str) else {"message": message["error"]}
-    if message.get("status") == "failed" and isinstance(message.get("output"), list):
-        return message
-    if "error_code" in message and "message" in message:
-        return message
-    return None
+def interfaces_for_key(key: str) -> tuple[type[Interface], ...]:
+    """Return the interfaces whose requests have `key`, the one that can say the least first."""
+    return tuple(interface for interface in INTERFACES if interface.request_key == key)
 
 
 def _id(value: Any) -> str:

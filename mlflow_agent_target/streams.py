@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
-from mlflow_agent_target.error_bodies import printable, server_reason
+from mlflow_agent_target.error_bodies import failure, printable, server_reason
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
@@ -20,7 +20,7 @@ from mlflow_agent_target.errors import (
     StreamInterruptedError,
     server_name,
 )
-from mlflow_agent_target.interfaces import Interface, failure, interface_of_event
+from mlflow_agent_target.interfaces import Interface, interface_of_event
 from mlflow_agent_target.sse import EventDecoder, ServerSentEvent
 
 _END = "[DONE]"

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import random
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,32 +13,25 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
 
+from mlflow_agent_target.body import Body
 from mlflow_agent_target.error_bodies import parse_body, printable, server_reason
 from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError, error_for_status, server_name
-from mlflow_agent_target.failures import connection_error
+from mlflow_agent_target.failures import FAILURES, connection_error
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.retry import RetryPolicy, parse_retry_after
 from mlflow_agent_target.target import Credentials
 
 _logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 65536
 # Connections kept for reuse to one host; more than any sensible number of threads, for batch runs.
 _POOL_SIZE = 1024
 _CONNECT_SECONDS = 10.0
-# How long the rest of a finished stream may take, so that its connection can be used again.
-_DRAIN_SECONDS = 0.05
-_DRAIN_CHUNKS = 16
 # As much of an error's body is kept.
 _ERROR_BYTES = 1_000_000
 
 _T = TypeVar("_T")
-
-# What requests, urllib3 and the socket raise; ValueError: a URL or header that can't be sent.
-_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 
 
 class _Attempt(NamedTuple):
@@ -179,7 +171,7 @@ class Transport:
             request = requests.Request(method, url, headers=headers, data=body).prepare()
             # The adapter's own `send` follows no redirect, which would carry the prompt elsewhere, and reads no netrc.
             response = self._adapter.send(request, timeout=timeout, **self._connection_settings)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self._failure(error, options, attempt) from error
         if 200 <= response.status_code < 300:
             return response, deadline
@@ -250,93 +242,6 @@ class Transport:
             retry_after=parse_retry_after(response.headers.get("retry-after"), self._clock.time()),
             attempts=attempt,
         )
-
-
-class Body:
-    """The body of an answer as it arrives: bytes to be read to the end, or closed.
-
-    Attributes:
-        content_type: Of the answer, without parameters.
-        request_id: The server's id of the request, if it gave one.
-        attempts: How many times the request was sent.
-
-    Args:
-        response: The answer, of which nothing has been read.
-        endpoint: The endpoint's name, for errors.
-        attempts: How many times the request was sent.
-        time_limit: Seconds for the whole answer, for errors; None where each read has its own.
-    """
-
-    def __init__(
-        self, response: requests.Response, endpoint: str | None, attempts: int, time_limit: float | None = None
-    ) -> None:
-        self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        self.request_id = response.headers.get("x-request-id")
-        self.attempts = attempts
-        self._endpoint = endpoint
-        self._time_limit = time_limit
-        self._response = response
-        self._raw: urllib3.response.BaseHTTPResponse = response.raw
-
-    def read(self, timeout: float) -> bytes:
-        """Wait for bytes and return what has arrived, b"" at the end.
-
-        Args:
-            timeout: Seconds to wait at most.
-
-        Raises:
-            RequestTimeoutError: Nothing came in time.
-            EndpointUnavailableError: The connection broke.
-        """
-        try:
-            if timeout <= 0:
-                raise TimeoutError("the time for the whole answer is over")
-            if sock := self._socket():
-                sock.settimeout(timeout)
-            # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
-            return self._raw.read1(_CHUNK_BYTES, decode_content=True)
-        except (*_FAILURES, AttributeError) as error:  # AttributeError: closed by another thread while it was read
-            limit = timeout if self._time_limit is None else self._time_limit
-            raise connection_error(
-                error, base_url="", endpoint=self._endpoint, timeout=limit, attempt=self.attempts
-            ) from error
-
-    def _socket(self) -> socket.socket | None:
-        """Return the socket while there is something to read from it."""
-        sock = getattr(self._raw.connection, "sock", None)
-        if sock is None:
-            # After `Connection: close` http.client lets go of it; the response's own file still has it.
-            file = getattr(getattr(self._raw, "_fp", None), "fp", None)
-            sock = getattr(getattr(file, "raw", None), "_sock", None)
-        return sock
-
-    def finish(self) -> None:
-        """Read what little may follow the end marker, so that the connection can be used again, and close."""
-        try:
-            # Without a socket of its own the connection can't be used again, whatever follows.
-            if sock := getattr(self._raw.connection, "sock", None):
-                sock.settimeout(_DRAIN_SECONDS)
-                for _ in range(_DRAIN_CHUNKS):
-                    if not self._raw.read1(_CHUNK_BYTES):
-                        break
-        except _FAILURES:
-            pass  # the server keeps it open: nothing is owed to us, and close() gives the connection up
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close the connection, or give it back where the whole body was read. Any number of times, from any thread."""
-        self.abandon()
-        self._response.close()
-
-    def abandon(self) -> None:
-        """Let go of a body that was not read to its end, and wake a thread that waits for its bytes.
-
-        Touches the socket only: unlike `close`, it takes no lock, and so may be called by the garbage collector.
-        """
-        if sock := self._socket():
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
 
 
 def _text(raw: bytes) -> str:

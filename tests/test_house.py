@@ -22,6 +22,7 @@ ROWS = [
     {"endpoint", "workspace"},
     {"streams", "answers"},
     {"transport", "interfaces", "inputs", "conversion"},
+    {"body"},
     {"failures", "retry", "target", "sse", "payload", "deltas"},
     {"errors"},
     {"error_bodies"},
@@ -36,8 +37,8 @@ SIDEWAYS = {
 }
 # Where third-party libraries may be imported at all, and where only inside a function.
 ONLY_IN = {
-    "requests": {"transport", "failures"},
-    "urllib3": {"transport", "failures"},
+    "requests": {"transport", "body", "failures"},
+    "urllib3": {"body", "failures"},
     "databricks": {"target", "client"},
     "fastapi": {"server"},
     "uvicorn": {"server"},

@@ -1,0 +1,103 @@
+"""The body of an answer, read as it arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import requests
+import urllib3
+
+from mlflow_agent_target.failures import FAILURES, connection_error
+
+_CHUNK_BYTES = 65536
+# How long the rest of a finished stream may take, so that its connection can be used again.
+_DRAIN_SECONDS = 0.05
+_DRAIN_CHUNKS = 16
+
+
+class Body:
+    """The body of an answer as it arrives: bytes to be read to the end, or closed.
+
+    Attributes:
+        content_type: Of the answer, without parameters.
+        request_id: The server's id of the request, if it gave one.
+        attempts: How many times the request was sent.
+
+    Args:
+        response: The answer, of which nothing has been read.
+        endpoint: The endpoint's name, for errors.
+        attempts: How many times the request was sent.
+        time_limit: Seconds for the whole answer, for errors; None where each read has its own.
+    """
+
+    def __init__(
+        self, response: requests.Response, endpoint: str | None, attempts: int, time_limit: float | None = None
+    ) -> None:
+        self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self.request_id = response.headers.get("x-request-id")
+        self.attempts = attempts
+        self._endpoint = endpoint
+        self._time_limit = time_limit
+        self._response = response
+        self._raw: urllib3.response.BaseHTTPResponse = response.raw
+
+    def read(self, timeout: float) -> bytes:
+        """Wait for bytes and return what has arrived, b"" at the end.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            RequestTimeoutError: Nothing came in time.
+            EndpointUnavailableError: The connection broke.
+        """
+        try:
+            if timeout <= 0:
+                raise TimeoutError("the time for the whole answer is over")
+            if sock := self._socket():
+                sock.settimeout(timeout)
+            # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
+            return self._raw.read1(_CHUNK_BYTES, decode_content=True)
+        except (*FAILURES, AttributeError) as error:  # AttributeError: closed by another thread while it was read
+            limit = timeout if self._time_limit is None else self._time_limit
+            raise connection_error(
+                error, base_url="", endpoint=self._endpoint, timeout=limit, attempt=self.attempts
+            ) from error
+
+    def _socket(self) -> socket.socket | None:
+        """Return the socket while there is something to read from it."""
+        sock = getattr(self._raw.connection, "sock", None)
+        if sock is None:
+            # After `Connection: close` http.client lets go of it; the response's own file still has it.
+            file = getattr(getattr(self._raw, "_fp", None), "fp", None)
+            sock = getattr(getattr(file, "raw", None), "_sock", None)
+        return sock
+
+    def finish(self) -> None:
+        """Read what little may follow the end marker, so that the connection can be used again, and close."""
+        try:
+            # Without a socket of its own the connection can't be used again, whatever follows.
+            if sock := getattr(self._raw.connection, "sock", None):
+                sock.settimeout(_DRAIN_SECONDS)
+                for _ in range(_DRAIN_CHUNKS):
+                    if not self._raw.read1(_CHUNK_BYTES):
+                        break
+        except FAILURES:
+            pass  # the server keeps it open: nothing is owed to us, and close() gives the connection up
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection, or give it back where the whole body was read. Any number of times, from any thread."""
+        self.abandon()
+        self._response.close()
+
+    def abandon(self) -> None:
+        """Let go of a body that was not read to its end, and wake a thread that waits for its bytes.
+
+        Touches the socket only: unlike `close`, it takes no lock, and so may be called by the garbage collector.
+        """
+        if sock := self._socket():
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
