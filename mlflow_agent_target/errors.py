@@ -197,6 +197,7 @@ class _StatusRow(NamedTuple):
 # What each HTTP status means for a call to an agent. Which of them leave the agent certainly unrun is the platform's
 # behaviour, not HTTP's: a 400 can be the agent crashing after it has acted.
 _STATUS_TABLE: dict[int, _StatusRow] = {
+    400: _StatusRow(AgentError, "It refused the payload, or its agent failed.", True),
     401: _StatusRow(AuthenticationError, "Check that the token is valid, not expired, and of this host.", False),
     403: _StatusRow(
         PermissionDeniedError,
