@@ -67,5 +67,5 @@ def scripted() -> Iterator[Callable[..., ScriptedServer]]:
         made.__exit__()
 
 
-def user(text: str) -> dict[str, Any]:
+def user(text: Any) -> dict[str, Any]:
     return {"role": "user", "content": text}

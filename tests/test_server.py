@@ -257,14 +257,24 @@ class TestREST:
         assert requests.get(f"{server.url}/serving-endpoints/responses", timeout=5).status_code == 405
         assert requests.get(f"{server.url}/api/2.0/serving-endpoints/nope", timeout=5).status_code == 404
 
-    def test_a_chat_model_takes_content_parts(self, server: LocalServer) -> None:
+    def test_a_chat_model_goes_on_from_another_agents_answer(self, server: LocalServer) -> None:
         text = {"type": "output_text", "text": "one two", "annotations": []}
-        for inputs in (
+        inputs = [*HI, {"type": "message", "id": "m", "role": "assistant", "content": [text]}]
+        assert AgentTargetClient(server.target_uri).predict("chat_model", inputs).output_text == "ONE TWO"
+
+    @pytest.mark.parametrize(
+        "inputs",
+        [
             {"messages": [user([{"type": "text", "text": "one two"}])]},
             {"input": [user([{"type": "input_text", "text": "one two"}])]},
-            {"input": [*HI, {"type": "message", "id": "m", "role": "assistant", "content": [text]}]},
-        ):
-            assert AgentTargetClient(server.target_uri).predict("chat_model", inputs).output_text == "ONE TWO"
+        ],
+    )
+    def test_a_chat_model_takes_content_parts(self, inputs: dict[str, Any], server: LocalServer) -> None:
+        try:
+            ChatMessage(role="user", content=[{"type": "text", "text": "one two"}])
+        except ValueError:
+            pytest.skip("this MLflow's ChatModel takes only text")
+        assert AgentTargetClient(server.target_uri).predict("chat_model", inputs).output_text == "ONE TWO"
 
 
 class TestConcurrency:
