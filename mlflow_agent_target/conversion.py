@@ -36,8 +36,8 @@ def encode(request: Request, interface: type[Interface] | None) -> _Dict:
         return request.payload
     payload = dict(request.payload)
     if request.key == "messages":
-        return {"input": _Items(interface).of(payload.pop("messages")), **_settings_of_responses(payload, interface)}
-    return {"messages": _Messages(interface).of(payload.pop("input")), **_settings_of_chat(payload, interface)}
+        return {"input": _Items(interface).of(payload.pop("messages")), **_settings(payload, interface)}
+    return {"messages": _Messages(interface).of(payload.pop("input")), **_settings(payload, interface)}
 
 
 class _Items:
@@ -218,21 +218,16 @@ def _calls(message: _Dict, where: str, interface: type[Interface]) -> list[Any]:
     return calls
 
 
-def _settings_of_responses(payload: _Dict, interface: type[Interface]) -> _Dict:
-    settings = _renamed(payload, "max_tokens", "max_output_tokens", interface)
+def _settings(payload: _Dict, interface: type[Interface]) -> _Dict:
+    """Return what else a request says, under the names and in the forms of the other schema."""
+    if interface.request_key == "input":
+        settings, declared = _renamed(payload, "max_tokens", "max_output_tokens", interface), _flat
+    else:
+        settings, declared = _renamed(payload, "max_output_tokens", "max_tokens", interface), _nested
     if isinstance(tools := settings.get("tools"), list):
-        settings["tools"] = [_flat(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
+        settings["tools"] = [declared(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
     if isinstance(settings.get("tool_choice"), dict):
-        settings["tool_choice"] = _flat(settings["tool_choice"], "tool_choice", interface)
-    return settings
-
-
-def _settings_of_chat(payload: _Dict, interface: type[Interface]) -> _Dict:
-    settings = _renamed(payload, "max_output_tokens", "max_tokens", interface)
-    if isinstance(tools := settings.get("tools"), list):
-        settings["tools"] = [_nested(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
-    if isinstance(settings.get("tool_choice"), dict):
-        settings["tool_choice"] = _nested(settings["tool_choice"], "tool_choice", interface)
+        settings["tool_choice"] = declared(settings["tool_choice"], "tool_choice", interface)
     return settings
 
 

@@ -311,7 +311,7 @@ class TestConcurrency:
             time.sleep(0.05)
 
 
-class Odd(mlflow.pyfunc.ResponsesAgent):  # type: ignore[misc]
+class Odd(mlflow.pyfunc.ResponsesAgent):
     """Answers with, or raises, what it is given."""
 
     def __init__(self, value: Any) -> None:
@@ -385,7 +385,7 @@ class TestOddAgents:
         assert (Limited.runs, caught.value.status_code, caught.value.may_have_run) == (1, status, True)
 
     def test_an_agent_that_cannot_stream_says_so(self) -> None:
-        class Whole(mlflow.pyfunc.ChatAgent):  # type: ignore[misc]
+        class Whole(mlflow.pyfunc.ChatAgent):
             def predict(self, messages: Any, context: Any = None, custom_inputs: Any = None) -> Any:
                 return {"messages": [{"role": "assistant", "content": "ho", "id": "1"}]}
 
@@ -396,7 +396,7 @@ class TestOddAgents:
                 client.predict_stream("whole", "hi").get_final_response()
 
     def test_a_chat_models_methods_may_leave_the_context_out(self) -> None:
-        class Mixed(mlflow.pyfunc.ChatModel):  # type: ignore[misc]
+        class Mixed(mlflow.pyfunc.ChatModel):
             def predict(self, messages: Any, params: Any) -> Any:
                 answer = ChatMessage(role="assistant", content=messages[-1].content)
                 return ChatCompletionResponse(choices=[ChatChoice(message=answer)])

@@ -255,7 +255,7 @@ def test_what_the_caller_was_handling_says_nothing_of_this_call(scripted: Make) 
     """A fallback, called while the primary's refused connection is being handled."""
     server = scripted([RESET])
     try:
-        raise ConnectionRefusedError("the primary's") from urllib3.exceptions.NewConnectionError(None, "no")  # type: ignore[arg-type]
+        raise ConnectionRefusedError("the primary's") from urllib3.exceptions.NewConnectionError(None, "no")
     except ConnectionRefusedError:
         with pytest.raises(EndpointUnavailableError) as caught:
             client_of(server).predict(endpoint="a", inputs="hi")

@@ -1,13 +1,10 @@
-"""Real MLflow agents, loaded and run: a payload in, a whole answer or events out, with the trace of the run."""
+"""Real MLflow agents, run: a payload in, a whole answer or events out, with the trace of the run."""
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import logging
-import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import ChatAgent, ChatModel, PythonModelContext, ResponsesAgent
+from mlflow.pyfunc import ChatAgent, ChatModel, ResponsesAgent
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.types.agent import ChatAgentChunk, ChatAgentRequest, ChatAgentResponse
 from mlflow.types.llm import ChatCompletionChunk, ChatCompletionResponse, ChatMessage, ChatParams
@@ -26,15 +23,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from mlflow_agent_target import interfaces
 from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.server.loading import ACCEPTED, load_agent
 
 _logger = logging.getLogger(__name__)
 
-_ACCEPTED = (
-    "Give a logged model (models:/NAME/VERSION, runs:/RUN/PATH), a model's folder, a Python file that calls "
-    "mlflow.models.set_model, or a ResponsesAgent, ChatAgent or ChatModel object"
-)
-# The folders of the agents that were loaded from files.
-_agent_folders: set[Path] = set()
 # What agents put into dicts, as JSON values: datetimes, pydantic's models, and so on.
 _VALUES: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 # Keys the platform takes out of a request before the agent sees it.
@@ -103,11 +95,11 @@ class ServedAgent:
 
     def __init__(self, name: str, source: Any) -> None:
         self.name = name
-        self.model, self.context = _load(source)
+        self.model, self.context = load_agent(source)
         self.entity = str(source) if isinstance(source, (str, Path)) else type(source).__name__
         kind = next((kind for base, kind in _KINDS.items() if isinstance(self.model, base)), None)
         if kind is None:
-            raise InvalidInputError(f"{self.entity!r:.200} is no agent but a {type(self.model).__name__}. {_ACCEPTED}.")
+            raise InvalidInputError(f"{self.entity!r:.200} is no agent but a {type(self.model).__name__}. {ACCEPTED}.")
         self._kind = kind
         self.interface = kind.interface
         self.task = kind.interface.tasks[0]
@@ -236,63 +228,6 @@ class _Run:
             return None
         trace: dict[str, Any] = self._recorded.to_mlflow_trace().to_dict()
         return trace
-
-
-def _load(source: Any) -> tuple[Any, Any]:
-    """Return an agent object, and the context that MLflow gives a logged ChatModel."""
-    if not isinstance(source, (str, Path)):
-        return source, None
-    path = Path(source)
-    if path.suffix == ".py":
-        agent = _load_file(path)
-        context = PythonModelContext(artifacts={}, model_config={})
-        if callable(getattr(agent, "load_context", None)):
-            agent.load_context(context)  # as MLflow does when it loads a logged model
-        return agent, context
-    try:
-        model = mlflow.pyfunc.load_model(str(source))
-        return model.get_raw_model(), getattr(model._model_impl, "context", None)
-    except NotImplementedError:
-        return model, None  # of another flavor: no agent
-    except Exception as error:  # a model's own code runs here, and it may raise anything
-        raise InvalidInputError(f"{str(source)!r} can't be loaded: {printable(str(error))} {_ACCEPTED}.") from error
-
-
-def _load_file(path: Path) -> Any:
-    """Run a models-from-code file and return what it gave to `mlflow.models.set_model`."""
-    if not path.is_file():
-        raise InvalidInputError(f"There is no file {str(path)!r}. {_ACCEPTED}.")
-    _prefer_modules_beside(path.resolve().parent)
-    name = f"agent_{uuid.uuid4().hex}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InvalidInputError(f"{str(path)!r} can't be read as Python. {_ACCEPTED}.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    # set_model leaves the agent here, and leaves the one before it there where a file does not call it.
-    mlflow.models.model.__mlflow_model__ = None
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InvalidInputError(f"{str(path)!r} can't be run: {type(error).__name__}: {error}.") from error
-    agent = mlflow.models.model.__mlflow_model__
-    if agent is None:
-        raise InvalidInputError(f"{str(path)!r} sets no model: end it with mlflow.models.set_model(agent).")
-    return agent
-
-
-def _prefer_modules_beside(folder: Path) -> None:
-    """Let a file import the modules beside it, as `python agent.py` does, and not those beside another agent."""
-    for name, module in list(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or "")
-        for other in _agent_folders - {folder}:
-            if file.is_relative_to(other) and (folder / file.relative_to(other)).exists():
-                del sys.modules[name]  # the other agent goes on with the module that it has
-                break
-    _agent_folders.add(folder)
-    if str(folder) in sys.path:
-        sys.path.remove(str(folder))
-    sys.path.insert(0, str(folder))
 
 
 def _wrong_key(key: str, body: dict[str, Any]) -> RefusedError:
