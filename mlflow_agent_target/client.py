@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from mlflow.deployments.base import BaseDeploymentClient
 
 from mlflow_agent_target.answers import AgentResponse
-from mlflow_agent_target.endpoint import Connection, Endpoint, endpoint_name
+from mlflow_agent_target.connection import Connection, agent_name, endpoint_name
+from mlflow_agent_target.credentials import sdk_login
+from mlflow_agent_target.endpoint import Endpoint
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.interfaces import INTERFACES, Interface, interface_for_task
 from mlflow_agent_target.retry import RetryPolicy
 from mlflow_agent_target.streams import AgentStream
-from mlflow_agent_target.target import Settings, Target, credentials_of
+from mlflow_agent_target.target import Settings, Target
 from mlflow_agent_target.transport import RequestOptions
 
 if TYPE_CHECKING:
@@ -29,14 +30,10 @@ if TYPE_CHECKING:
 @functools.lru_cache(maxsize=64)
 def _connection(target: Target, verify_tls: bool) -> Connection:
     # MLflow makes a new client at every get_deploy_client, so connections belong to the target.
-    return Connection(target.connect, verify_tls)
+    return Connection(target.log_in, verify_tls, is_workspace=target.base_url is None)
 
 
 _connecting = threading.Lock()
-
-if hasattr(os, "register_at_fork"):
-    # Two processes must not write to one socket.
-    os.register_at_fork(after_in_child=_connection.cache_clear)
 
 
 class AgentTargetClient(BaseDeploymentClient):
@@ -66,11 +63,14 @@ class AgentTargetClient(BaseDeploymentClient):
             ),
         )
         self._interface: type[Interface] | None = None
-        self._own_connection: Connection | None = None
+        self._endpoints: dict[tuple[str | None, str | None], Endpoint] = {}
         if workspace_client is not None:
             # Of one user's making, so never shared.
             config = workspace_client.config
-            self._own_connection = Connection(lambda: credentials_of(config), self._settings.verify_tls)
+            self._connection = Connection(lambda: sdk_login(config), self._settings.verify_tls, is_workspace=True)
+        else:
+            with _connecting:  # the cache alone would let threads that start together make one each
+                self._connection = _connection(self._target, self._settings.verify_tls)
 
     def __repr__(self) -> str:
         return f"AgentTargetClient({self._target.uri!r})"
@@ -130,6 +130,7 @@ class AgentTargetClient(BaseDeploymentClient):
         idle_timeout: float | None = None,
         idempotent: bool | None = None,
         interface: str | None = None,
+        wait_until_ready: float | None = None,
     ) -> AgentTargetClient:
         """Return the same client with other settings, on the same connections. None keeps a setting.
 
@@ -140,11 +141,18 @@ class AgentTargetClient(BaseDeploymentClient):
             idempotent: True says that the agent may safely run twice, so that every passing failure is retried.
             interface: What the endpoints serve, "ResponsesAgent", "ChatAgent" or "ChatModel", or a task such as
                 "agent/v1/responses", so that they are not asked.
+            wait_until_ready: Seconds to wait for an endpoint that is starting or scaled to zero: that answers 503, 404
+                though it exists, or not at all. Beside `total_timeout`, which counts from then.
 
         Raises:
             InvalidInputError: A value can't be used.
         """
-        times = {"timeout": timeout, "total_timeout": total_timeout, "idle_timeout": idle_timeout}
+        times = {
+            "timeout": timeout,
+            "total_timeout": total_timeout,
+            "idle_timeout": idle_timeout,
+            "wait_until_ready": wait_until_ready,
+        }
         changes: dict[str, Any] = {name: value for name, value in times.items() if value is not None}
         for name, value in changes.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
@@ -160,6 +168,7 @@ class AgentTargetClient(BaseDeploymentClient):
         client = copy.copy(self)
         client._interface = changes.pop("interface", self._interface)
         client._options = replace(self._options, **changes)
+        client._endpoints = {}
         return client
 
     def get_endpoint(self, endpoint: str) -> ServingEndpoint:
@@ -173,13 +182,13 @@ class AgentTargetClient(BaseDeploymentClient):
         """
         from mlflow_agent_target.workspace import get_endpoint
 
-        return get_endpoint(self._connect().transport, endpoint_name(endpoint), self._options)
+        return get_endpoint(self._connection.transport, endpoint_name(endpoint), self._options)
 
     def list_endpoints(self) -> list[ServingEndpoint]:
         """Return the descriptions of all serving endpoints that the login may see."""
         from mlflow_agent_target.workspace import list_endpoints
 
-        return list_endpoints(self._connect().transport, self._options)
+        return list_endpoints(self._connection.transport, self._options)
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> ServingEndpoint:
         """Return an endpoint's description: a deployment is an endpoint here. See `get_endpoint`."""
@@ -223,15 +232,15 @@ class AgentTargetClient(BaseDeploymentClient):
         )
 
     def _endpoint(self, deployment_name: str | None, endpoint: str | None) -> Endpoint:
-        names = [endpoint_name(name) for name in (deployment_name, endpoint) if name is not None]
+        try:
+            return self._endpoints[deployment_name, endpoint]
+        except (KeyError, TypeError):  # TypeError: no name can be compared with it
+            pass
+        names = [agent_name(name) for name in (deployment_name, endpoint) if name is not None]
         if len(set(names)) > 1:
             raise InvalidInputError(f"Two endpoints were named, {names[0]!r} and {names[1]!r}. Name one.")
         if not names and self._target.base_url is None:
             raise InvalidInputError("No endpoint was named. Give its name: predict(endpoint='my-agent', inputs=...).")
-        return Endpoint(self._connect(), names[0] if names else None, self._options, self._interface)
-
-    def _connect(self) -> Connection:
-        if self._own_connection is not None:
-            return self._own_connection
-        with _connecting:  # the cache alone would let threads that start together make one each
-            return _connection(self._target, self._settings.verify_tls)
+        made = Endpoint(self._connection, names[0] if names else None, self._options, self._interface)
+        self._endpoints[deployment_name, endpoint] = made
+        return made

@@ -13,13 +13,14 @@
     |-- StreamInterruptedError     a stream ended before it was complete
     |   `-- StreamIdleError        ... because it was silent for too long (a RequestTimeoutError too)
     `-- InvalidResponseError       the answer is not what the protocol says
+        `-- SignInPageError        ... but a page that asks a person to log in (an AuthenticationError too)
 
 They take one positional message and keyword attributes with defaults, so that they pickle by themselves.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
@@ -32,8 +33,6 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
     UNAUTHENTICATED,
 )
-
-from mlflow_agent_target.error_bodies import printable
 
 
 class AgentTargetError(MlflowException):
@@ -129,17 +128,26 @@ class EndpointUnavailableError(AgentTargetError):
     Attributes:
         retry_after: Seconds the server asked to wait; None when it did not say.
         unreachable: Whether no connection could be made at all.
+        cut_off: Whether the connection broke before the whole request was sent, as one does that was kept alive for
+            longer than the server liked.
     """
 
     mlflow_error_code = TEMPORARILY_UNAVAILABLE
     retryable = True
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, unreachable: bool = False, **attributes: Any
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        unreachable: bool = False,
+        cut_off: bool = False,
+        **attributes: Any,
     ) -> None:
         super().__init__(message, **attributes)
         self.retry_after = retry_after
         self.unreachable = unreachable
+        self.cut_off = cut_off
 
 
 class RequestTimeoutError(AgentTargetError):
@@ -188,74 +196,10 @@ class InvalidResponseError(AgentTargetError):
     may_have_run = True
 
 
-class _StatusRow(NamedTuple):
-    error: type[AgentTargetError]
-    advice: str
-    may_have_run: bool
+class SignInPageError(AuthenticationError, InvalidResponseError):
+    """A page that asks a person to log in, or a redirect to one, came in place of an answer. The agent has not run."""
 
-
-# What each HTTP status means for a call to an agent. Which of them leave the agent certainly unrun is the platform's
-# behaviour, not HTTP's: a 400 can be the agent crashing after it has acted.
-_STATUS_TABLE: dict[int, _StatusRow] = {
-    400: _StatusRow(AgentError, "It refused the payload, or its agent failed.", True),
-    401: _StatusRow(AuthenticationError, "Check that the token is valid, not expired, and of this host.", False),
-    403: _StatusRow(
-        PermissionDeniedError,
-        "Ask its owner for CAN QUERY, or name another profile in the target: agent-target://PROFILE.",
-        False,
-    ),
-    404: _StatusRow(
-        EndpointNotFoundError,
-        "Check the endpoint's name and the target; client.list_endpoints() shows what is there. "
-        "A bare agent server (MLflow's AgentServer, `mlflow models serve`) is called without naming an endpoint.",
-        False,
-    ),
-    408: _StatusRow(RequestTimeoutError, "The agent may still be running.", True),
-    413: _StatusRow(InvalidInputError, "Send a smaller payload.", False),
-    429: _StatusRow(RateLimitError, "Send fewer requests at a time, or later.", False),
-    502: _StatusRow(EndpointUnavailableError, "The agent may have run.", True),
-    503: _StatusRow(EndpointUnavailableError, "It may be starting, scaling or overloaded: try again later.", False),
-    504: _StatusRow(EndpointUnavailableError, "The agent may still be running.", True),
-}
-
-
-def error_for_status(
-    status: int,
-    *,
-    reason: str,
-    body: Any,
-    endpoint: str | None,
-    request_id: str | None,
-    retry_after: float | None,
-    attempts: int,
-) -> AgentTargetError:
-    """Return the error that an HTTP answer of `status` (400 or above) means.
-
-    Args:
-        status: The HTTP status.
-        reason: What the server said, as `server_reason` reads it from the body.
-        body: The body, as kept on the error.
-        endpoint: The endpoint's name, if one was named.
-        request_id: The server's id of the request, if it gave one.
-        retry_after: Seconds the server asked to wait, if it did.
-        attempts: How many times the request was sent.
-    """
-    row = _STATUS_TABLE.get(status) or _StatusRow(AgentError, "The agent may have run.", True)
-    attributes: dict[str, Any] = {
-        "endpoint": endpoint,
-        "status_code": status,
-        "request_id": request_id,
-        "body": body,
-        "attempts": attempts,
-        "may_have_run": row.may_have_run,
-    }
-    if row.error in (RateLimitError, EndpointUnavailableError):
-        attributes["retry_after"] = retry_after
-    if row.error is AgentError:
-        attributes["retryable"] = status >= 500
-    said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
-    request = f" (request {printable(request_id)})" if request_id else ""
-    return row.error(f"{server_name(endpoint)} answered {said}{request}. {row.advice}", **attributes)
+    may_have_run = False
 
 
 def server_name(endpoint: str | None) -> str:

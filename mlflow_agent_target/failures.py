@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from mlflow_agent_target.adapter import RequestCutOffError
 from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import (
     AgentTargetError,
@@ -66,6 +67,12 @@ def connection_error(
         return any(isinstance(cause, kinds) for cause in causes)
 
     reason = printable(str(causes[-1]) or type(causes[-1]).__name__, 200)
+    if has(RequestCutOffError):
+        return EndpointUnavailableError(
+            f"{whose} was not asked: the connection to {base_url} broke before the whole request was sent ({reason}).",
+            cut_off=True,
+            **common,
+        )
     if has(requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError):
         return InvalidInputError(f"{whose} can't be asked at {base_url} ({reason}). Check the target.", **common)
     in_handshake = any(map(_is_of_handshake, causes))

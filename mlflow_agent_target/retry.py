@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from mlflow_agent_target.errors import AgentTargetError
+from mlflow_agent_target.errors import AgentTargetError, EndpointNotFoundError, EndpointUnavailableError
 
 # Somebody is waiting to hear that the address is wrong; a gateway's 503 can pass, a closed port seldom does.
 _UNREACHABLE_RETRIES = 2
 _LONGEST_BACKOFF_SECONDS = 60.0
+# How often an endpoint is asked that is waited for.
+_SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.1, 10.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,14 @@ class RetryPolicy:
     backoff_jitter: float = 1.0
 
     def wait(
-        self, error: AgentTargetError, *, attempt: int, remaining: float, idempotent: bool, random: float
+        self,
+        error: AgentTargetError,
+        *,
+        attempt: int,
+        remaining: float,
+        idempotent: bool,
+        random: float,
+        readiness: float | None = None,
     ) -> float | None:
         """Return the seconds to wait before sending the request again, or None to give up.
 
@@ -43,20 +52,32 @@ class RetryPolicy:
             remaining: Seconds left of the time for all attempts together.
             idempotent: Whether the agent may safely run twice.
             random: A number in [0, 1) that spreads the waits.
+            readiness: Seconds left of the time that a starting endpoint is waited for; None where the usual retries are
+                to do.
         """
         if not error.retryable or (error.may_have_run and not idempotent):
             return None
-        limit = min(self.max_retries, _UNREACHABLE_RETRIES) if _unreachable(error) else self.max_retries
-        if attempt > limit:
-            return None
         asked: float | None = getattr(error, "retry_after", None)
         backoff = min(self.backoff_factor * 2 ** min(attempt - 1, 16), _LONGEST_BACKOFF_SECONDS)
-        seconds = backoff + self.backoff_jitter * random if asked is None else asked
-        return seconds if seconds < remaining else None
+        backoff += self.backoff_jitter * random
+        if readiness is not None and is_not_ready(error):
+            seconds = min(max(backoff, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS) if asked is None else asked
+            return min(seconds, readiness) if readiness > 0 else None
+        limit = self.max_retries
+        if isinstance(error, EndpointUnavailableError):
+            if error.cut_off and attempt == 1 and self.max_retries:
+                return 0.0  # a connection that had been kept alive for too long: a new one will do
+            if error.unreachable:
+                limit = min(limit, _UNREACHABLE_RETRIES)
+        seconds = backoff if asked is None else asked
+        return seconds if attempt <= limit and seconds < remaining else None
 
 
-def _unreachable(error: AgentTargetError) -> bool:
-    return bool(getattr(error, "unreachable", False))
+def is_not_ready(error: AgentTargetError) -> bool:
+    """Return whether an error is what an endpoint answers, or doesn't, that is starting or scaled to zero."""
+    if isinstance(error, EndpointUnavailableError):
+        return error.status_code == 503 or error.unreachable
+    return isinstance(error, EndpointNotFoundError) and error.retryable
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

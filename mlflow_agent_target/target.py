@@ -1,18 +1,16 @@
-"""A target URI and the environment, as one frozen, checked value with its credentials and settings."""
+"""A target URI and the environment, as one frozen, checked value; and the settings."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
-from mlflow_agent_target.errors import AuthenticationError, InvalidInputError
-
-if TYPE_CHECKING:
-    from databricks.sdk.core import Config
+from mlflow_agent_target.credentials import SDK_VARIABLES, Login, bearer_login, check_encrypted, workspace_login
+from mlflow_agent_target.errors import InvalidInputError
 
 NAME = "agent-target"
 TOKEN_VARIABLE = "AGENT_TARGET_TOKEN"  # noqa: S105 (a variable's name)
@@ -22,10 +20,6 @@ _FORMS = (
     "~/.databrickscfg) or 'agent-target:http://HOST:PORT' (a base URL, such as run_local's)"
 )
 _EXAMPLE = f"{NAME}:http://127.0.0.1:8080"
-# databricks-sdk reads these; another value of one of them is another login.
-_SDK_VARIABLES = ("DATABRICKS_", "ARM_", "AZURE_", "GOOGLE_", "ACTIONS_ID_TOKEN_")
-# How long the SDK may look for a host's metadata. Its own default tries an unreachable host for five minutes.
-_SDK_RETRY_SECONDS = 10
 
 _T = TypeVar("_T", int, float)
 
@@ -69,8 +63,11 @@ class Target:
             token = environment.get(TOKEN_VARIABLE, "").strip() or None
             if token and not (token.isascii() and token.isprintable()):
                 raise InvalidInputError(f"{TOKEN_VARIABLE} holds characters that a header can't carry.")
-            return cls(uri, base_url=_checked_base_url(rest), token=token)
-        login = tuple(sorted((k, v) for k, v in environment.items() if k.startswith(_SDK_VARIABLES)))
+            base_url = _checked_base_url(rest)
+            if token:
+                check_encrypted(base_url)
+            return cls(uri, base_url=base_url, token=token)
+        login = tuple(sorted((k, v) for k, v in environment.items() if k.startswith(SDK_VARIABLES)))
         if not colon:
             return cls(uri, environment=login)
         profile = rest.removeprefix("//")
@@ -80,66 +77,15 @@ class Target:
             raise InvalidInputError(f"Target {_shown(uri)} can't be read.{hint} Give {_FORMS}.")
         return cls(uri, profile=profile, environment=login)
 
-    def connect(self) -> Credentials:
-        """Return the target's host and login, ready to be asked for headers.
+    def log_in(self) -> Login:
+        """Return the target's host and login.
 
         Raises:
-            AuthenticationError: No usable credentials were found for the workspace.
+            AuthenticationError: No usable login was found for the workspace.
         """
         if self.base_url is not None:
-            headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-            return Credentials(self.base_url, lambda: headers)
-        return _workspace_credentials(self.profile)
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """A host, and a function that gives the headers to send it: asked for each request, since tokens expire."""
-
-    host: str
-    headers: Callable[[], Mapping[str, str]] = field(repr=False)
-
-
-def _workspace_credentials(profile: str | None) -> Credentials:
-    # Imported here: the SDK takes seconds to import, and an explicit base URL never needs it.
-    from databricks.sdk.core import Config
-
-    where = f"profile '{profile}'" if profile else "the environment and ~/.databrickscfg"
-    advice = (
-        f"Set DATABRICKS_HOST and DATABRICKS_TOKEN, run `databricks auth login`, or name a profile: "
-        f"{NAME}://PROFILE. For a local agent: {NAME}:http://127.0.0.1:8080."
-    )
-    try:
-        config: Config = Config(
-            profile=profile,
-            retry_timeout_seconds=_SDK_RETRY_SECONDS,
-            product="mlflow-agent-target",
-            product_version=_version(),
-        )
-        config.authenticate()
-    except Exception as error:  # the SDK raises ValueError, OSError and its own kinds
-        raise AuthenticationError(f"No usable Databricks login was found in {where}: {error}. {advice}") from error
-    if not config.host:
-        raise AuthenticationError(f"The Databricks login in {where} names no workspace. {advice}")
-    return credentials_of(config)
-
-
-def credentials_of(config: Config) -> Credentials:
-    """Return the host and login of a databricks-sdk configuration."""
-
-    def headers() -> Mapping[str, str]:
-        try:
-            return config.authenticate()
-        except Exception as error:
-            raise AuthenticationError(f"The login to {config.host} could not be renewed: {error}") from error
-
-    return Credentials((config.host or "").rstrip("/"), headers)
-
-
-def _version() -> str:
-    from mlflow_agent_target import __version__
-
-    return __version__
+            return bearer_login(self.base_url, self.token)
+        return workspace_login(self.profile, dict(self.environment))
 
 
 def _is_profile(profile: str) -> bool:

@@ -10,24 +10,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
+from mlflow_agent_target.adapter import HostAdapter
 from mlflow_agent_target.body import Body
+from mlflow_agent_target.credentials import Login
 from mlflow_agent_target.error_bodies import parse_body, printable, server_reason
-from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError, error_for_status, server_name
+from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError, RequestTimeoutError, server_name
 from mlflow_agent_target.failures import FAILURES, connection_error
 from mlflow_agent_target.payload import encode_json
-from mlflow_agent_target.retry import RetryPolicy, parse_retry_after
-from mlflow_agent_target.target import Credentials
+from mlflow_agent_target.retry import RetryPolicy, is_not_ready, parse_retry_after
+from mlflow_agent_target.statuses import error_for_answer, is_sign_in_page, sign_in_page
 
 _logger = logging.getLogger(__name__)
 
-# Connections kept for reuse to one host; more than any sensible number of threads, for batch runs.
-_POOL_SIZE = 1024
 _CONNECT_SECONDS = 10.0
+_NOT_SECRET = ("User-Agent", "Accept-Encoding", "Content-Type", "Accept", "Content-Length")
 # As much of an error's body is kept.
 _ERROR_BYTES = 1_000_000
 
@@ -35,10 +34,11 @@ _T = TypeVar("_T")
 
 
 class _Attempt(NamedTuple):
-    """The number of an attempt, from 1, and the seconds it may take."""
+    """One attempt at a request: its number, from 1, the seconds it may take, and when they are over."""
 
     number: int
     timeout: float
+    deadline: float
 
 
 class Clock(Protocol):
@@ -59,6 +59,9 @@ class RequestOptions:
         total_timeout: For all attempts together.
         idle_timeout: The longest silence within a stream; None for as long as `timeout`.
         idempotent: Whether the agent may safely run twice.
+        wait_until_ready: How long an endpoint is waited for that is starting or scaled to zero, beside `total_timeout`;
+            None for the usual retries.
+        exists: Asks whether an endpoint that answers 404 is there all the same, and so starting.
         retries: When to try again.
     """
 
@@ -67,6 +70,8 @@ class RequestOptions:
     total_timeout: float = 600.0
     idle_timeout: float | None = None
     idempotent: bool = False
+    wait_until_ready: float | None = None
+    exists: Callable[[], bool] = field(default=lambda: False, compare=False)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -82,28 +87,29 @@ class Reply:
 class Transport:
     """Sends requests to one host with one login, over a pool of connections that any number of threads share."""
 
-    def __init__(self, credentials: Credentials, verify_tls: bool = True, clock: Clock = time) -> None:
+    def __init__(self, login: Login, verify_tls: bool = True, clock: Clock = time) -> None:
         from mlflow_agent_target import __version__
 
-        self.base_url = credentials.host
-        self._credentials = credentials
+        self.base_url = login.host
+        self.login = login
         self._clock = clock
-        self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=_POOL_SIZE, max_retries=0)
-        self._headers = {
+        self._adapter = HostAdapter(self.base_url, verify_tls)
+        common = {
             "User-Agent": f"mlflow-agent-target/{__version__} python-requests/{requests.__version__}",
             "Accept-Encoding": "gzip, deflate",
             "Content-Type": "application/json",
         }
-        # Proxies and certificates of the environment: looked up once, not for every request.
-        with requests.Session() as session:
-            self._connection_settings: dict[str, Any] = dict(
-                session.merge_environment_settings(self.base_url, {}, True, None if verify_tls else False, None)
-            )
+        self._headers = {**common, "Accept": "application/json"}
+        self._stream_headers = {**common, "Accept": "text/event-stream"}
+        # Endpoints that have said that they are not ready, and have not answered since.
+        self._starting: set[str | None] = set()
 
     def get(self, url: str, options: RequestOptions) -> Reply:
         """GET JSON, once: no retries."""
-        response, deadline = self._send("GET", url, None, options, _Attempt(1, options.timeout))
-        return self._whole(response, deadline, options, _Attempt(1, options.timeout))
+        timeout = options.timeout
+        attempt = _Attempt(1, timeout, time.monotonic() + timeout)
+        headers = {**self._headers, **self.login.headers()}
+        return self._whole(self._send("GET", url, headers, None, options, attempt), options, attempt)
 
     def post(self, url: str, payload: Mapping[str, Any], options: RequestOptions) -> Reply:
         """POST JSON and wait for the whole answer.
@@ -111,13 +117,7 @@ class Transport:
         Raises:
             AgentTargetError: The request failed; the subclass says how.
         """
-        body = encode_json(payload)
-
-        def try_once(attempt: _Attempt) -> Reply:
-            response, deadline = self._send("POST", url, body, options, attempt)
-            return self._whole(response, deadline, options, attempt)
-
-        return self._with_retries(try_once, options)
+        return self._with_retries(self._whole, url, self._headers, encode_json(payload), options)
 
     def open_stream(self, url: str, payload: Mapping[str, Any], options: RequestOptions) -> Body:
         """POST JSON and return the answer's body as it arrives.
@@ -125,124 +125,165 @@ class Transport:
         Raises:
             AgentTargetError: The request failed; the subclass says how.
         """
-        body = encode_json(payload)
+        return self._with_retries(self._open, url, self._stream_headers, encode_json(payload), options)
 
-        def try_once(attempt: _Attempt) -> Body:
-            response, _ = self._send("POST", url, body, options, attempt, accept="text/event-stream")
-            return Body(response, options.endpoint, attempt.number)
-
-        return self._with_retries(try_once, options)
-
-    def _with_retries(self, try_once: Callable[[_Attempt], _T], options: RequestOptions) -> _T:
-        deadline = self._clock.monotonic() + options.total_timeout
+    def _with_retries(
+        self,
+        finish: Callable[[requests.Response, RequestOptions, _Attempt], _T],
+        url: str,
+        headers: dict[str, str],
+        body: bytes,
+        options: RequestOptions,
+    ) -> _T:
+        clock = self._clock
+        started = clock.monotonic()
         number = 1
+        refused_login = False
+        before: AgentTargetError | None = None
         while True:
+            left = options.total_timeout + (options.wait_until_ready or 0.0) - (clock.monotonic() - started)
+            timeout = min(options.timeout, left)
+            attempt = _Attempt(number, timeout, time.monotonic() + timeout)
+            login = self.login.headers()
             try:
-                return try_once(_Attempt(number, min(options.timeout, deadline - self._clock.monotonic())))
+                sent = {**headers, **login, "Content-Length": str(len(body))}
+                result = finish(self._send("POST", url, sent, body, options, attempt), options, attempt)
+                if self._starting:
+                    self._starting.discard(options.endpoint)
+                if refused_login:
+                    self.login.confirm()
+                return result
             except AgentTargetError as error:
+                passed = clock.monotonic() - started
+                if error.status_code == 401 and not refused_login and self.login.renew(login):
+                    # Nothing has run. A token can be revoked, or expire while a machine sleeps.
+                    _logger.info("%s Trying again with a new login.", error)
+                    refused_login = True
+                    number += 1
+                    continue
+                if options.wait_until_ready is not None and error.status_code == 404 and options.exists():
+                    error.retryable = True
                 wait = options.retries.wait(
                     error,
                     attempt=number,
-                    remaining=deadline - self._clock.monotonic(),
+                    remaining=options.total_timeout - passed,
                     idempotent=options.idempotent,
                     random=random.random(),  # noqa: S311 (spreads the waits, guards nothing)
+                    readiness=None if options.wait_until_ready is None else options.wait_until_ready - passed,
                 )
                 if wait is None:
-                    raise
-                _logger.info("Attempt %d failed, trying again in %.1f s: %s", number, wait, error)
-                self._clock.sleep(wait)
+                    raise _told_what_came_before(error, before) from error.__cause__
+                self._log_retry(error, number, wait, options)
+                before = error
+                clock.sleep(wait)
                 number += 1
+
+    def _log_retry(self, error: AgentTargetError, number: int, wait: float, options: RequestOptions) -> None:
+        if is_not_ready(error) and options.endpoint not in self._starting:
+            self._starting.add(options.endpoint)
+            _logger.warning(
+                "%s is warming up, or overloaded; it is asked again for up to %g s: %s",
+                server_name(options.endpoint),
+                options.total_timeout if options.wait_until_ready is None else options.wait_until_ready,
+                error,
+            )
+        _logger.info("Attempt %d failed, trying again in %.1f s: %s", number, wait, error)
 
     def _send(
         self,
         method: str,
         url: str,
+        headers: Mapping[str, str],
         body: bytes | None,
         options: RequestOptions,
         attempt: _Attempt,
-        accept: str = "application/json",
-    ) -> tuple[requests.Response, float]:
-        """Send a request and return its answer, of which the body is to be read, and when that must be done."""
-        login = self._credentials.headers()
-        headers = {**self._headers, "Accept": accept, **login}
-        deadline = time.monotonic() + attempt.timeout
-        timeout = (min(_CONNECT_SECONDS, attempt.timeout), attempt.timeout)
+    ) -> requests.Response:
+        """Send a request and return its answer, of which the body is to be read."""
+        timeout = attempt.timeout
         try:
-            request = requests.Request(method, url, headers=headers, data=body).prepare()
-            # The adapter's own `send` follows no redirect, which would carry the prompt elsewhere, and reads no netrc.
-            response = self._adapter.send(request, timeout=timeout, **self._connection_settings)
+            response = self._adapter.exchange(method, url, headers, body, (min(_CONNECT_SECONDS, timeout), timeout))
         except FAILURES as error:
-            raise self._failure(error, options, attempt) from error
+            raise connection_error(
+                error, base_url=self.base_url, endpoint=options.endpoint, timeout=timeout, attempt=attempt.number
+            ) from error
         if 200 <= response.status_code < 300:
-            return response, deadline
-        raise self._status_error(response, login, options, attempt.number, deadline)
+            return response
+        raise self._error(response, headers, len(body or b""), options, attempt)
 
-    def _whole(self, response: requests.Response, deadline: float, options: RequestOptions, attempt: _Attempt) -> Reply:
+    def _open(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Body:
+        body = Body(response, options.endpoint, attempt.number)
+        if body.content_type == "text/html":
+            raise self._no_answer(_read(body, attempt.deadline), body, options)
+        return body
+
+    def _whole(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Reply:
         body = Body(response, options.endpoint, attempt.number, attempt.timeout)
-        with contextlib.closing(body):
-            raw = b"".join(iter(lambda: body.read(deadline - time.monotonic()), b""))
+        raw = _read(body, attempt.deadline)
         try:
             return Reply(json.loads(raw), body.request_id, attempt.number)
         except (ValueError, RecursionError) as error:
-            kind = printable(response.headers.get("content-type", "no content type"))
-            raise InvalidResponseError(
-                f"{server_name(options.endpoint)} answered {response.status_code} with {kind} that is not JSON. "
-                f"Is {self.base_url} the right address? It starts: {printable(_text(raw), 200)!r}",
-                endpoint=options.endpoint,
-                status_code=response.status_code,
-                request_id=body.request_id,
-                body=_text(raw),
-                attempts=attempt.number,
-            ) from error
+            raise self._no_answer(raw, body, options) from error
 
-    def _failure(self, error: Exception, options: RequestOptions, attempt: _Attempt) -> AgentTargetError:
-        return connection_error(
-            error,
-            base_url=self.base_url,
-            endpoint=options.endpoint,
-            timeout=attempt.timeout,
-            attempt=attempt.number,
+    def _no_answer(self, raw: bytes, body: Body, options: RequestOptions) -> AgentTargetError:
+        """Return the error that a success means whose body is not JSON."""
+        text = raw.decode("utf-8", errors="replace")
+        kind = printable(body.content_type or "no content type")
+        facts: dict[str, Any] = {
+            "endpoint": options.endpoint,
+            "status_code": 200,
+            "request_id": body.request_id,
+            "body": text,
+            "attempts": body.attempts,
+        }
+        if is_sign_in_page(kind, text):
+            return sign_in_page("a page that asks for a login", facts)
+        return InvalidResponseError(
+            f"{server_name(options.endpoint)} answered 200 with {kind} that is not JSON. Is {self.base_url} the right "
+            f"address? It starts: {printable(text, 200)!r}",
+            **facts,
         )
 
-    def _status_error(
+    def _error(
         self,
         response: requests.Response,
-        login: Mapping[str, str],
+        sent: Mapping[str, str],
+        sent_bytes: int,
         options: RequestOptions,
-        attempt: int,
-        deadline: float,
+        attempt: _Attempt,
     ) -> AgentTargetError:
         raw = b""
-        body_of_error = Body(response, options.endpoint, attempt)
-        with contextlib.closing(body_of_error), contextlib.suppress(AgentTargetError):
+        body = Body(response, options.endpoint, attempt.number)
+        with contextlib.closing(body), contextlib.suppress(AgentTargetError):
             # The status says what happened. A body that breaks off or never ends adds what came of it.
-            while len(raw) < _ERROR_BYTES and (chunk := body_of_error.read(deadline - time.monotonic())):
+            while len(raw) < _ERROR_BYTES and (chunk := body.read(attempt.deadline - time.monotonic())):
                 raw += chunk
-        for secret in filter(None, (value.rpartition(" ")[2] for value in login.values())):
-            raw = raw.replace(secret.encode(), b"[redacted]")  # some gateways quote the request
-        body = parse_body(raw)
-        if response.status_code < 400:
-            location = urlsplit(response.headers.get("location", ""))
-            return InvalidResponseError(
-                f"{server_name(options.endpoint)} answered {response.status_code}, a redirect to "
-                f"{printable(location.netloc or 'another path of the same host')}, which is not followed: the prompt "
-                f"would go there too. Name the address that answers itself in the target.",
-                endpoint=options.endpoint,
-                status_code=response.status_code,
-                body=body,
-                attempts=attempt,
-                may_have_run=False,
-            )
-        return error_for_status(
+        for secret in (value.rpartition(" ")[2] for name, value in sent.items() if name not in _NOT_SECRET):
+            if secret:
+                raw = raw.replace(secret.encode(), b"[redacted]")  # some gateways quote the request
+        return error_for_answer(
             response.status_code,
-            reason=server_reason(body),
-            body=body,
+            body=parse_body(raw),
+            headers=response.headers,
             endpoint=options.endpoint,
-            request_id=response.headers.get("x-request-id"),
             retry_after=parse_retry_after(response.headers.get("retry-after"), self._clock.time()),
-            attempts=attempt,
+            attempts=attempt.number,
+            sent_bytes=sent_bytes,
         )
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", errors="replace")
+def _read(body: Body, deadline: float) -> bytes:
+    with contextlib.closing(body):
+        return b"".join(iter(lambda: body.read(deadline - time.monotonic()), b""))
+
+
+def _told_what_came_before(error: AgentTargetError, before: AgentTargetError | None) -> AgentTargetError:
+    """Return an error that has no answer of its own with the last one that there was: it says more than a timeout."""
+    if before is None or before.status_code is None or not isinstance(error, RequestTimeoutError) or error.status_code:
+        return error
+    return RequestTimeoutError(
+        f"{error.message} Before that it answered {before.status_code}: {server_reason(before.body)}",
+        endpoint=error.endpoint,
+        request_id=before.request_id,
+        body=before.body,
+        attempts=error.attempts,
+    )

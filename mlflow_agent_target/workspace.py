@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from mlflow_agent_target.errors import InvalidResponseError
+from mlflow_agent_target.errors import EndpointUnavailableError, InvalidResponseError
 from mlflow_agent_target.transport import RequestOptions, Transport
 
 _PATH = "/api/2.0/serving-endpoints"
@@ -43,3 +43,22 @@ def _object(transport: Transport, path: str, options: RequestOptions) -> dict[st
             body=value,
         )
     return value
+
+
+def get_app_url(transport: Transport, name: str, options: RequestOptions) -> str:
+    """Return the URL of a Databricks App. https://docs.databricks.com/api/workspace/apps/get
+
+    Raises:
+        EndpointUnavailableError: It is not running.
+        AgentTargetError: It can't be looked up.
+    """
+    app = _object(transport, f"/api/2.0/apps/{quote(name, safe='')}", options)
+    url = app.get("url")
+    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        raise EndpointUnavailableError(
+            f"The app '{name}' has no URL: it is not deployed. Deploy and start it first.",
+            endpoint=options.endpoint,
+            body=app,
+            retryable=False,
+        )
+    return url.rstrip("/")

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_agent_target import errors
 from mlflow_agent_target.error_bodies import parse_body, printable, server_reason
-from mlflow_agent_target.errors import AgentTargetError, error_for_status
+from mlflow_agent_target.errors import AgentTargetError
 
 CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, AgentTargetError)]
 
@@ -28,37 +28,6 @@ def test_errors_are_mlflows_and_pickle(kind: type[AgentTargetError]) -> None:
     assert str(copy) == "what"
     assert isinstance(copy, MlflowException)
     assert json.loads(copy.serialize_as_json())["message"] == "what"
-
-
-# Status, class, MLflow's code, may_have_run.
-STATUSES = [
-    (400, "AgentError", "INTERNAL_ERROR", True),
-    (401, "AuthenticationError", "UNAUTHENTICATED", False),
-    (403, "PermissionDeniedError", "PERMISSION_DENIED", False),
-    (404, "EndpointNotFoundError", "RESOURCE_DOES_NOT_EXIST", False),
-    (408, "RequestTimeoutError", "DEADLINE_EXCEEDED", True),
-    (409, "AgentError", "INTERNAL_ERROR", True),
-    (413, "InvalidInputError", "INVALID_PARAMETER_VALUE", False),
-    (422, "AgentError", "INTERNAL_ERROR", True),
-    (429, "RateLimitError", "REQUEST_LIMIT_EXCEEDED", False),
-    (500, "AgentError", "INTERNAL_ERROR", True),
-    (502, "EndpointUnavailableError", "TEMPORARILY_UNAVAILABLE", True),
-    (503, "EndpointUnavailableError", "TEMPORARILY_UNAVAILABLE", False),
-    (504, "EndpointUnavailableError", "TEMPORARILY_UNAVAILABLE", True),
-]
-
-
-@pytest.mark.parametrize(("status", "kind", "code", "may_have_run"), STATUSES)
-def test_a_status_means_an_error(status: int, kind: str, code: str, may_have_run: bool) -> None:
-    error = error_for_status(
-        status, reason="X: why", body={"b": 1}, endpoint="e", request_id="r-7", retry_after=3.0, attempts=2
-    )
-    assert (type(error).__name__, error.error_code, error.may_have_run) == (kind, code, may_have_run)
-    assert (error.status_code, error.endpoint, error.request_id, error.attempts) == (status, "e", "r-7", 2)
-    assert error.body == {"b": 1}
-    assert f"Endpoint 'e' answered {status}: X: why (request r-7)." in str(error)
-    if status in (429, 503):
-        assert getattr(error, "retry_after", None) == 3.0
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,10 @@ def test_a_token_that_no_header_can_carry_is_refused() -> None:
 def test_a_token_goes_only_to_the_base_url_it_was_given_for() -> None:
     environment = {"AGENT_TARGET_TOKEN": "hunter2", "DATABRICKS_TOKEN": "hunter3", "DATABRICKS_HOST": "https://w"}
     local = Target.parse("agent-target:http://127.0.0.1:1", environment)
-    assert local.connect().headers() == {"Authorization": "Bearer hunter2"}
+    assert local.log_in().headers() == {"Authorization": "Bearer hunter2"}
     assert "hunter3" not in str(vars(local))
     assert Target.parse("agent-target", environment).token is None
-    for shown in (repr(local), repr(local.connect()), repr(Target.parse("agent-target", environment))):
+    for shown in (repr(local), repr(local.log_in()), repr(Target.parse("agent-target", environment))):
         assert "hunter" not in shown
 
 

@@ -27,9 +27,9 @@ from mlflow_agent_target import (
     RateLimitError,
     RequestTimeoutError,
 )
+from mlflow_agent_target.credentials import Login
 from mlflow_agent_target.errors import AgentTargetError
 from mlflow_agent_target.retry import RetryPolicy
-from mlflow_agent_target.target import Credentials
 from mlflow_agent_target.transport import RequestOptions, Transport
 from tests.conftest import user
 from tests.scripted import CLOSE, RESET, Answer, ScriptedServer, whole
@@ -168,7 +168,7 @@ class Clock:
 def test_waits_are_logged_and_kept_within_the_total_time(scripted: Make, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     server = scripted(NOT_READY)
-    transport = Transport(Credentials(server.url, dict), clock=clock)
+    transport = Transport(Login(server.url, dict), clock=clock)
     options = RequestOptions(endpoint="a", total_timeout=20, retries=RetryPolicy(backoff_jitter=0))
     with caplog.at_level(logging.INFO), pytest.raises(EndpointUnavailableError) as caught:
         transport.post(server.url, {}, options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import threading
@@ -14,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mlflow_agent_target.endpoint import endpoint_name
+from mlflow_agent_target.connection import endpoint_name
+from mlflow_agent_target.credentials import is_loopback
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.target import NAME, TOKEN_VARIABLE
 
@@ -97,7 +97,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
         raise InvalidInputError(f"run-local has no option {', '.join(unknown)}. It has {', '.join(_OPTIONS)}.")
     host = str(config.get("host", _DEFAULT_HOST))
     token = str(config["token"]) if config.get("token") else None
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise InvalidInputError(
             f"Anyone who reaches {host} could run the agent: set -C token=..., or leave host at {_DEFAULT_HOST}."
         )
@@ -183,13 +183,6 @@ def _port(value: Any) -> int:
     if not 0 <= port <= 65535:
         raise InvalidInputError(f"port must be a number from 0 (a free one) to 65535, not {value!r}.")
     return port
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _url(listener: socket.socket) -> str:
