@@ -54,32 +54,38 @@ class Endpoint:
 
     def query(self, inputs: Any) -> AgentResponse:
         """Send one request and wait for the whole answer. See `AgentTargetClient.predict`."""
-        request = self._read(inputs)
+        request, route = self._read(inputs)
         if request.payload.get("stream"):
             raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
-        reply = self._send(Transport.post, request, {})
+        reply = self._send(Transport.post, request, route, {})
         return whole_answer(reply.value, endpoint=self.name, request_id=reply.request_id, attempts=reply.attempts)
 
     def stream(self, inputs: Any) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
-        request = self._read(inputs)
+        request, route = self._read(inputs)
         started = time.monotonic()
-        body = self._send(Transport.open_stream, request, {"stream": True})
+        body = self._send(Transport.open_stream, request, route, {"stream": True})
         timeout = self._options.timeout
         idle_timeout = timeout if self._options.idle_timeout is None else self._options.idle_timeout
         return AgentStream(body, endpoint=self.name, started=started, timeout=timeout, idle_timeout=idle_timeout)
 
-    def _read(self, inputs: Any) -> Request:
+    def _read(self, inputs: Any) -> tuple[Request, Route]:
+        request: Request | None = None
         try:
             request = read_inputs(inputs)
+            if not self._connection.knows(self.name):
+                encode_json(request.payload)  # what can't be sent is refused before the endpoint is asked what it is
+            route = self._route()
         except InvalidInputError:
-            # What a foundation model takes that is no agent: a prompt, or texts to embed.
-            if not _may_be_a_foundation_models(inputs) or self._route().is_agent:
+            # What foundation models take that are no agents: a prompt, or texts to embed.
+            if request is not None or not _may_be_a_foundation_models(inputs):
                 raise
-            return Request("input", dict(inputs))
-        if not self._connection.knows(self.name):
-            encode_json(request.payload)  # what can't be sent is refused before the endpoint is asked what it serves
-        return request
+            route = self._route()
+            if route.is_agent:
+                raise
+        if request is None or (not route.is_agent and isinstance(inputs, Mapping)):
+            request = Request("input", dict(inputs))
+        return request, route
 
     def _route(self) -> Route:
         if self._interface is not None and not is_app(self.name):
@@ -90,9 +96,9 @@ class Endpoint:
         self,
         send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T],
         request: Request,
+        route: Route,
         more: dict[str, Any],
     ) -> _T:
-        route = self._route()
         interface = self._interface or route.interface
         payload = encode(request, interface) if route.is_agent else request.payload
         if not route.takes_options and "databricks_options" in payload:

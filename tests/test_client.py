@@ -485,3 +485,38 @@ def test_a_workspace_client_of_the_callers_own_is_used(server: LocalServer) -> N
 
     own = WorkspaceClient(host=server.url, token="x")
     assert AgentTargetClient(workspace_client=own).predict(endpoint="chat_agent", inputs="b a").output_text == "a b"
+
+
+def foundation_model(**more: Any) -> Any:
+    return whole({"name": "a", "endpoint_type": "FOUNDATION_MODEL_API", **more})
+
+
+def test_a_foundation_model_is_not_sent_what_it_refuses(scripted: Make) -> None:
+    server = scripted(whole({"choices": []}), describe=foundation_model(task="llm/v1/chat"))
+    client = AgentTargetClient(server.target_uri)
+    inputs = {"input": [user("hi")], "max_output_tokens": 5, "databricks_options": {"return_trace": True}}
+    with pytest.warns(UserWarning, match="'databricks_options' is left out: the foundation model 'a' refuses it"):
+        client.predict(endpoint="a", inputs=inputs)
+    assert server.posts[0].json == {"messages": [user("hi")], "max_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs"),
+    [
+        ("llm/v1/completions", {"prompt": "Once upon", "max_tokens": 5}),
+        ("llm/v1/embeddings", {"input": ["a", "b"]}),
+        ("llm/v1/embeddings", {"input": "a"}),
+    ],
+)
+def test_what_is_no_agent_is_sent_its_own_payload(task: str, inputs: dict[str, Any], scripted: Make) -> None:
+    server = scripted(whole({"choices": [{"text": " a time"}]}), describe=foundation_model(task=task))
+    response = AgentTargetClient(server.target_uri).predict(endpoint="a", inputs=inputs)
+    assert server.posts[0].json == inputs
+    assert response == {"choices": [{"text": " a time"}]}
+
+
+def test_an_agent_is_not_sent_a_prompt(scripted: Make) -> None:
+    server = scripted(whole({"output": []}), describe=described("agent/v1/responses"))
+    with pytest.raises(InvalidInputError, match="neither 'input' nor 'messages'"):
+        AgentTargetClient(server.target_uri).predict(endpoint="a", inputs={"prompt": "hi"})
+    assert server.posts == []

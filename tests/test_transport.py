@@ -6,8 +6,10 @@ import contextlib
 import gzip
 import json
 import logging
+import os
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -22,7 +24,9 @@ from mlflow_agent_target import (
     AgentError,
     AgentTargetClient,
     AuthenticationError,
+    EndpointNotFoundError,
     EndpointUnavailableError,
+    InvalidInputError,
     InvalidResponseError,
     RateLimitError,
     RequestTimeoutError,
@@ -337,3 +341,185 @@ def test_a_tls_connection_that_breaks_after_the_request_may_have_run_the_agent(t
         with pytest.raises(EndpointUnavailableError) as caught:
             AgentTargetClient(uri).with_options(interface="ChatAgent").predict(endpoint="a", inputs="hi")
     assert caught.value.may_have_run is True
+
+
+# Connections that were kept alive
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again(scripted: Make) -> None:
+    server = scripted([*whole(ANSWER), CLOSE])
+    client = client_of(server)
+    for _ in range(5):
+        assert client.predict(endpoint="a", inputs="hi") == ANSWER
+    assert [request.connection for request in server.posts] == [1, 2, 3, 4, 5]
+
+
+class ClosesUnread:
+    """Answers on each connection once; what comes after that it does not read."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        reader = connection.makefile("rb")
+        length = 0
+        while line := reader.readline().strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        reader.read(length)
+        self.requests += 1
+        connection.sendall(whole(ANSWER)[0])  # type: ignore[arg-type]
+        # A few bytes of the next request, and the connection is reset.
+        connection.recv(10)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reader.close()
+        connection.close()
+
+    def stop(self) -> None:
+        self._listener.close()
+
+
+def test_a_request_that_was_cut_off_in_the_sending_is_sent_again_at_once() -> None:
+    """The agent can't have run: it takes a whole request. Large, so that the socket can't take it all at once."""
+    server = ClosesUnread()
+    payload = {"input": [user("x" * 20_000_000)]}
+    client = AgentTargetClient(f"agent-target:{server.url}").with_options(interface="ResponsesAgent")
+    assert client.predict(endpoint="a", inputs="hi") == ANSWER
+    assert client.predict(endpoint="a", inputs=payload) == ANSWER
+    server.stop()
+    assert server.requests == 2
+
+
+def test_a_request_that_is_always_cut_off_says_that_the_agent_has_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def reset() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.recv(10)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.close()
+
+        threading.Thread(target=reset, daemon=True).start()
+        uri = f"agent-target:http://127.0.0.1:{listener.getsockname()[1]}"
+        client = AgentTargetClient(uri).with_options(interface="ResponsesAgent")
+        with pytest.raises(EndpointUnavailableError, match="before the whole request was sent") as caught:
+            client.predict(endpoint="a", inputs={"input": [user("x" * 20_000_000)]})
+    assert (caught.value.may_have_run, caught.value.attempts) == (False, 3)
+
+
+def test_a_large_payload_may_be_refused_while_it_is_sent() -> None:
+    """The server's answer counts, though the rest of the request could not be sent."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.sendall(whole({"error_code": "BAD_REQUEST", "message": "too large"}, 413)[0])  # type: ignore[arg-type]
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1_000_000):
+                pass
+            connection.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        uri = f"agent-target:http://127.0.0.1:{listener.getsockname()[1]}"
+        client = AgentTargetClient(uri).with_options(interface="ResponsesAgent")
+        with pytest.raises(InvalidInputError, match=r"20,000,0\d\d bytes \(20.0 MB\).*4 MB for agents"):
+            client.predict(endpoint="a", inputs={"input": [user("x" * 20_000_000)]})
+
+
+# An endpoint that is starting
+
+
+def test_an_endpoint_that_is_starting_is_waited_for(scripted: Make, caplog: pytest.LogCaptureFixture) -> None:
+    server = scripted(*[NOT_READY] * 12, whole(ANSWER))
+    with caplog.at_level(logging.INFO):
+        assert client_of(server, wait_until_ready=60).predict(endpoint="a", inputs="hi") == ANSWER
+    assert len(server.posts) == 13
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "Endpoint 'a' is warming up" in warnings[0]
+    assert "60 s" in warnings[0]
+
+
+def test_an_endpoint_that_does_not_start_in_time_is_told_with_its_last_answer(scripted: Make) -> None:
+    server = scripted(NOT_READY)
+    with pytest.raises(EndpointUnavailableError, match="not ready") as caught:
+        client_of(server, wait_until_ready=0.3).predict(endpoint="a", inputs="hi")
+    assert caught.value.body == {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "not ready"}
+    assert 2 <= len(server.posts) <= 5
+    assert caught.value.attempts == len(server.posts)
+
+
+def test_a_timeout_after_a_start_keeps_what_was_answered_before(scripted: Make) -> None:
+    server = scripted(NOT_READY, [5.0])
+    with pytest.raises(RequestTimeoutError, match=r"Before that it answered 503: .*not ready") as caught:
+        client_of(server, timeout=0.3).predict(endpoint="a", inputs="hi")
+    assert caught.value.body == {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "not ready"}
+    assert (caught.value.may_have_run, caught.value.attempts) == (True, 2)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_endpoint_that_answers_404_is_waited_for_if_it_exists(exists: bool, scripted: Make) -> None:
+    gone = whole({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no served entity yet"}, 404)
+    server = scripted(gone, gone, whole(ANSWER), describe=whole({"name": "a"}) if exists else gone)
+    client = client_of(server, wait_until_ready=60)
+    if exists:
+        assert client.predict(endpoint="a", inputs="hi") == ANSWER
+        assert len(server.posts) == 3
+    else:
+        with pytest.raises(EndpointNotFoundError):
+            client.predict(endpoint="a", inputs="hi")
+        assert len(server.posts) == 1
+
+
+def test_a_server_that_is_not_up_yet_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    answers = []
+    client = AgentTargetClient(f"agent-target:http://127.0.0.1:{port}")
+    client = client.with_options(interface="ResponsesAgent", wait_until_ready=60)
+    asking = threading.Thread(target=lambda: answers.append(client.predict(endpoint="a", inputs="hi")))
+    asking.start()
+    time.sleep(0.5)
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(whole(ANSWER)[0])  # type: ignore[arg-type]
+        asking.join()
+        connection.close()
+    assert answers == [ANSWER]
+
+
+def test_a_child_process_opens_connections_of_its_own(scripted: Make) -> None:
+    server = scripted(whole(ANSWER))
+    client = client_of(server)
+    client.predict(endpoint="a", inputs="hi")
+    if (child := os.fork()) == 0:
+        is_answered = client.predict(endpoint="a", inputs="hi") == ANSWER
+        os._exit(0 if is_answered else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    client.predict(endpoint="a", inputs="hi")
+    first, childs, last = (request.connection for request in server.posts)
+    assert first == last != childs
+
+
+def test_a_proxy_of_the_environments_is_used(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = scripted(whole(ANSWER))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    client = AgentTargetClient("agent-target:http://agents.invalid/prefix").with_options(interface="ResponsesAgent")
+    for _ in range(2):
+        assert client.predict(endpoint="a", inputs="hi") == ANSWER
+    assert {request.path for request in proxy.posts} == {"http://agents.invalid/prefix/serving-endpoints/a/invocations"}
+    assert {request.connection for request in proxy.posts} == {1}
