@@ -47,6 +47,7 @@ Target URIs
   agent-target://PROFILE                the workspace of that profile in ~/.databrickscfg
   agent-target:http://HOST:PORT         a base URL: run-local's, a gateway, a bare agent server.
                                         Bearer token, where one is needed: AGENT_TARGET_TOKEN
+  An endpoint is named my-agent or endpoints:/my-agent; an agent hosted as a Databricks App apps:/my-app
 
 In Python
   from mlflow.deployments import get_deploy_client
