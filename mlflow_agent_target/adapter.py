@@ -124,7 +124,7 @@ class HostAdapter(HTTPAdapter):
         """
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, url, body
-        request.headers = cast("CaseInsensitiveDict[str]", headers)
+        request.headers = CaseInsensitiveDict(headers)
         return self.send(request, timeout=timeout, **self.settings)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

@@ -59,11 +59,11 @@ def test_a_status_means_an_error(status: int, kind: str, code: str, may_have_run
     ("body", "may_have_run"),
     [
         ({"detail": "Invalid parameters for ResponsesAgent: 1 validation error"}, False),
-        ({"error_code": "BAD_REQUEST", "message": "Failed to enforce schema of data [{}]"}, False),
-        ({"error_code": "BAD_REQUEST", "message": "Missing required Chat parameter: 'messages'"}, False),
-        ({"message": "Encountered an unexpected error: Missing required Chat parameter: 'messages'"}, True),
-        ({"message": ["Missing required Chat parameter: 'messages'"]}, True),
-        ("Missing required Chat parameter: 'messages'", True),
+        ({"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid parameters for ChatAgent: no"}, False),
+        ({"message": "Encountered an unexpected error: Invalid parameters for ChatAgent: no"}, True),
+        ({"message": ["Invalid parameters for ChatAgent: no"]}, True),
+        ({"error_code": "BAD_REQUEST", "message": "Failed to enforce schema of data [{}]"}, True),
+        ("Invalid parameters for ChatAgent: no", True),
     ],
 )
 def test_a_400_that_refuses_the_payload_has_run_nothing(body: Any, may_have_run: bool) -> None:
