@@ -64,8 +64,8 @@ _AGENT_LIMIT_MB, _MODEL_LIMIT_MB = 4, 16
 _SPEAKS_OF_SIZE = re.compile(
     r"(request|payload|body|content|entity)\b.{0,80}(too (large|big|long)|size|exceed|limit)", re.I
 )
-# What AgentServer says to a payload before its agent runs. Only at the start of a message: an agent that fails may quote
-# another server's. (What MLflow's schema enforcement says could come from a model that the agent called.)
+# What AgentServer says to a payload before its agent runs. Only at the start of a message: an agent that fails may
+# quote another server's. (What MLflow's schema enforcement says could come from a model that the agent called.)
 _REFUSED_UNRUN = re.compile(r"Invalid parameters for (ResponsesAgent|ChatAgent|ChatModel)\b")
 _SIGN_IN = re.compile(r"log[ -]?in|sign[ -]?in|oauth|oidc|authoriz|\bsso\b|password", re.I)
 
