@@ -94,10 +94,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Credentials:
-    """A host, and a function that gives the headers to send it: asked for each request, since tokens expire."""
+    """A host, and a function that gives the headers to send it: asked for each request, since tokens expire.
+
+    Attributes:
+        host: Where to send requests: a URL without a trailing slash.
+        headers: Gives the headers.
+        config: The databricks-sdk configuration that the headers are from; None for an explicit base URL.
+    """
 
     host: str
     headers: Callable[[], Mapping[str, str]] = field(repr=False)
+    config: Config | None = field(default=None, repr=False)
 
 
 def _workspace_credentials(profile: str | None) -> Credentials:
@@ -133,7 +140,7 @@ def credentials_of(config: Config) -> Credentials:
         except Exception as error:
             raise AuthenticationError(f"The login to {config.host} could not be renewed: {error}") from error
 
-    return Credentials((config.host or "").rstrip("/"), headers)
+    return Credentials((config.host or "").rstrip("/"), headers, config)
 
 
 def _version() -> str:

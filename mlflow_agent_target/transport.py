@@ -86,7 +86,7 @@ class Transport:
         from mlflow_agent_target import __version__
 
         self.base_url = credentials.host
-        self._credentials = credentials
+        self.credentials = credentials
         self._clock = clock
         self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=_POOL_SIZE, max_retries=0)
         self._headers = {
@@ -116,6 +116,20 @@ class Transport:
         def try_once(attempt: _Attempt) -> Reply:
             response, deadline = self._send("POST", url, body, options, attempt)
             return self._whole(response, deadline, options, attempt)
+
+        return self._with_retries(try_once, options)
+
+    def call(self, method: str, url: str, payload: Mapping[str, Any] | None, options: RequestOptions) -> Reply:
+        """Send a request of any method and wait for the whole answer; an empty one is an empty object.
+
+        Raises:
+            AgentTargetError: The request failed; the subclass says how.
+        """
+        body = None if payload is None else encode_json(payload)
+
+        def try_once(attempt: _Attempt) -> Reply:
+            response, deadline = self._send(method, url, body, options, attempt)
+            return self._whole(response, deadline, options, attempt, empty=b"{}")
 
         return self._with_retries(try_once, options)
 
@@ -163,7 +177,7 @@ class Transport:
         accept: str = "application/json",
     ) -> tuple[requests.Response, float]:
         """Send a request and return its answer, of which the body is to be read, and when that must be done."""
-        login = self._credentials.headers()
+        login = self.credentials.headers()
         headers = {**self._headers, "Accept": accept, **login}
         deadline = time.monotonic() + attempt.timeout
         timeout = (min(_CONNECT_SECONDS, attempt.timeout), attempt.timeout)
@@ -177,12 +191,19 @@ class Transport:
             return response, deadline
         raise self._status_error(response, login, options, attempt.number, deadline)
 
-    def _whole(self, response: requests.Response, deadline: float, options: RequestOptions, attempt: _Attempt) -> Reply:
+    def _whole(
+        self,
+        response: requests.Response,
+        deadline: float,
+        options: RequestOptions,
+        attempt: _Attempt,
+        empty: bytes = b"",
+    ) -> Reply:
         body = Body(response, options.endpoint, attempt.number, attempt.timeout)
         with contextlib.closing(body):
             raw = b"".join(iter(lambda: body.read(deadline - time.monotonic()), b""))
         try:
-            return Reply(json.loads(raw), body.request_id, attempt.number)
+            return Reply(json.loads(raw or empty), body.request_id, attempt.number)
         except (ValueError, RecursionError) as error:
             kind = printable(response.headers.get("content-type", "no content type"))
             raise InvalidResponseError(
