@@ -60,6 +60,18 @@ def endpoint_name(value: Any) -> str:
     return name
 
 
+def one_name(*given: Any) -> str | None:
+    """Return the name of the endpoint that is given, maybe more than once; None when none is.
+
+    Raises:
+        InvalidInputError: One is no name, or two differ.
+    """
+    names = [endpoint_name(value) for value in given if value is not None]
+    if len(set(names)) > 1:
+        raise InvalidInputError(f"Two endpoints were named, {names[0]!r} and {names[1]!r}. Name one.")
+    return names[0] if names else None
+
+
 class Connection:
     """A target that is connected to at its first use: its transport, and what is known of its endpoints.
 
