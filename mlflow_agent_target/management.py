@@ -11,7 +11,14 @@ from mlflow.utils.annotations import deprecated
 from mlflow_agent_target.endpoint import Connection, endpoint_name, one_name
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.transport import RequestOptions
-from mlflow_agent_target.workspace import ServingEndpoint, creation_payload, from_text, manage, served_model
+from mlflow_agent_target.workspace import (
+    ServingEndpoint,
+    creation_payload,
+    from_text,
+    list_endpoints,
+    manage,
+    served_model,
+)
 
 _FLAVOR = "python_function"
 
@@ -121,8 +128,7 @@ class EndpointManagement(BaseDeploymentClient):
 
     def list_endpoints(self) -> list[ServingEndpoint]:
         """Return the descriptions of all serving endpoints that the login may see."""
-        answer = manage(self._connect().transport, "GET", self._options)
-        return [ServingEndpoint(item) for item in answer.get("endpoints") or []]
+        return list_endpoints(self._connect().transport, self._options)
 
     def get_endpoint(self, endpoint: str) -> ServingEndpoint:
         """Return an endpoint's description as the platform gives it: a dict, which also reads as attributes.

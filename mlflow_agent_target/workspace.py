@@ -28,16 +28,8 @@ if TYPE_CHECKING:
 _PATH = "/api/2.0/serving-endpoints"
 _OPENAI_ADVICE = "pip install 'mlflow-agent-target[openai]'."
 _REGISTERED_MODEL = re.compile(r"models:/([^/.@\s]+\.[^/.@\s]+\.[^/@\s]+)/([0-9]+)")
-# What of a served model stays as it is when another version takes its place. Its name does not: it says the version.
-_KEPT = (
-    "entity_name",
-    "entity_version",
-    "workload_size",
-    "workload_type",
-    "scale_to_zero_enabled",
-    "environment_vars",
-    "instance_profile_arn",
-)
+# What the platform says of a served model beside its settings. The name is made of the version.
+_NOT_SETTINGS = ("name", "creator", "creation_timestamp", "state", "foundation_model")
 
 
 class ServingEndpoint(dict[str, Any]):
@@ -97,6 +89,12 @@ def manage(
     if isinstance(value, list):  # tags may come bare
         value = {(part or "endpoints").replace("-", "_"): value}
     return _described(value, url)
+
+
+def list_endpoints(transport: Transport, options: RequestOptions) -> list[ServingEndpoint]:
+    """Return the descriptions of all endpoints; a workspace without any answers without the key."""
+    items = manage(transport, "GET", options).get("endpoints") or []
+    return [_described(item, transport.base_url + _PATH) for item in (items if isinstance(items, list) else [items])]
 
 
 def _described(value: Any, url: str) -> ServingEndpoint:
@@ -203,15 +201,16 @@ def served_model(
     Raises:
         InvalidInputError: An endpoint can't serve that, or serves more than one model.
     """
-    entity: dict[str, Any] = {"workload_size": "Small", "scale_to_zero_enabled": True}
-    if current is not None:
-        served = current.get("config", {}).get("served_entities") or []
+    if current is None:
+        entity: dict[str, Any] = {"workload_size": "Small", "scale_to_zero_enabled": True}
+    else:
+        served = (current.get("config") or {}).get("served_entities") or []
         if len(served) != 1:
             raise InvalidInputError(
                 f"Endpoint '{current.get('name')}' serves {len(served)} models, which one deployment can't stand for. "
                 "Use client.update_endpoint_config(endpoint, {'served_entities': [...]})."
             )
-        entity |= {key: served[0][key] for key in _KEPT if key in served[0]}
+        entity = {key: value for key, value in served[0].items() if key not in _NOT_SETTINGS}
     if model_uri is not None:
         match = _REGISTERED_MODEL.fullmatch(model_uri)
         if match is None:

@@ -159,6 +159,13 @@ def test_endpoints_are_always_a_list(answer: Any, scripted: Make) -> None:
     assert client.list_deployments() == []
 
 
+@pytest.mark.parametrize("answer", [{"endpoints": 5}, {"endpoints": [5]}, "x"])
+def test_a_list_that_is_none_is_told(answer: Any, scripted: Make) -> None:
+    client = AgentTargetClient(scripted(whole({}), describe=whole(answer)).target_uri)
+    with pytest.raises(InvalidResponseError, match="describes no endpoints"):
+        client.list_endpoints()
+
+
 def test_keys_of_a_description_are_attributes_at_every_depth(scripted: Make) -> None:
     client = AgentTargetClient(scripted(whole({}), describe=whole(CREATED)).target_uri)
     endpoint = client.get_endpoint("a")
