@@ -8,23 +8,22 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mlflow.deployments.base import BaseDeploymentClient
-
 from mlflow_agent_target.answers import AgentResponse
-from mlflow_agent_target.connection import Connection, agent_name, endpoint_name
+from mlflow_agent_target.connection import Connection, agent_name, one_name
 from mlflow_agent_target.credentials import sdk_login
 from mlflow_agent_target.endpoint import Endpoint
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.interfaces import INTERFACES, Interface, interface_for_task
+from mlflow_agent_target.management import EndpointManagement
 from mlflow_agent_target.retry import RetryPolicy
 from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.target import Settings, Target
 from mlflow_agent_target.transport import RequestOptions
+from mlflow_agent_target.workspace import open_ai_client
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
-
-    from mlflow_agent_target.workspace import ServingEndpoint
+    from openai import OpenAI
 
 
 @functools.lru_cache(maxsize=64)
@@ -36,7 +35,7 @@ def _connection(target: Target, verify_tls: bool) -> Connection:
 _connecting = threading.Lock()
 
 
-class AgentTargetClient(BaseDeploymentClient):
+class AgentTargetClient(EndpointManagement):
     """Queries agents that were authored with MLflow and are deployed to Databricks Model Serving, or served locally.
 
     Usually made by `mlflow.deployments.get_deploy_client("agent-target")`. Clients of one target share their
@@ -171,64 +170,23 @@ class AgentTargetClient(BaseDeploymentClient):
         client._endpoints = {}
         return client
 
-    def get_endpoint(self, endpoint: str) -> ServingEndpoint:
-        """Return an endpoint's description as the platform gives it: a dict, which also reads as attributes.
+    def get_open_ai_client(self) -> OpenAI:
+        """Return an OpenAI client for this target's serving endpoints, with its login.
 
-        Args:
-            endpoint: The endpoint's name.
+        `client.get_open_ai_client().responses.create(model="my-agent", input=[...])` queries a ResponsesAgent,
+        `chat.completions.create` the others. Time limits and retries are the OpenAI client's own: it may run an agent
+        again. The login is asked for each request, so that it may expire; redirects are not followed.
+
+        Returns:
+            databricks-openai's `DatabricksOpenAI` where that is installed and the target is a workspace, else OpenAI's
+            own client.
 
         Raises:
-            EndpointNotFoundError: There is no such endpoint.
+            InvalidInputError: The `openai` package is not installed, or is too old.
+            AuthenticationError: No usable login was found.
         """
-        from mlflow_agent_target.workspace import get_endpoint
-
-        return get_endpoint(self._connection.transport, endpoint_name(endpoint), self._options)
-
-    def list_endpoints(self) -> list[ServingEndpoint]:
-        """Return the descriptions of all serving endpoints that the login may see."""
-        from mlflow_agent_target.workspace import list_endpoints
-
-        return list_endpoints(self._connection.transport, self._options)
-
-    def get_deployment(self, name: str, endpoint: str | None = None) -> ServingEndpoint:
-        """Return an endpoint's description: a deployment is an endpoint here. See `get_endpoint`."""
-        return self.get_endpoint(endpoint or name)
-
-    def list_deployments(self, endpoint: str | None = None) -> list[ServingEndpoint]:
-        """Return all endpoints: a deployment is an endpoint here. See `list_endpoints`."""
-        return [self.get_endpoint(endpoint)] if endpoint else self.list_endpoints()
-
-    def create_deployment(
-        self,
-        name: str,
-        model_uri: str,
-        flavor: str | None = None,
-        config: dict[str, Any] | None = None,
-        endpoint: str | None = None,
-    ) -> dict[str, Any]:
-        """Not offered: agents are deployed with `databricks.agents.deploy`."""
-        raise self._not_offered("create a deployment")
-
-    def update_deployment(
-        self,
-        name: str,
-        model_uri: str | None = None,
-        flavor: str | None = None,
-        config: dict[str, Any] | None = None,
-        endpoint: str | None = None,
-    ) -> dict[str, Any]:
-        """Not offered: agents are deployed with `databricks.agents.deploy`."""
-        raise self._not_offered("update a deployment")
-
-    def delete_deployment(self, name: str, config: dict[str, Any] | None = None, endpoint: str | None = None) -> None:
-        """Not offered: agents are deleted with `databricks.agents.delete_deployment`."""
-        raise self._not_offered("delete a deployment")
-
-    @staticmethod
-    def _not_offered(what: str) -> InvalidInputError:
-        return InvalidInputError(
-            f"The agent-target client queries agents; it can't {what}. Deploy agents with databricks.agents.deploy, "
-            "or serve one on this machine with `mlflow deployments run-local -t agent-target`."
+        return open_ai_client(
+            self._connection.transport.login, self._target.base_url is None, self._settings.verify_tls
         )
 
     def _endpoint(self, deployment_name: str | None, endpoint: str | None) -> Endpoint:
@@ -236,11 +194,9 @@ class AgentTargetClient(BaseDeploymentClient):
             return self._endpoints[deployment_name, endpoint]
         except (KeyError, TypeError):  # TypeError: no name can be compared with it
             pass
-        names = [agent_name(name) for name in (deployment_name, endpoint) if name is not None]
-        if len(set(names)) > 1:
-            raise InvalidInputError(f"Two endpoints were named, {names[0]!r} and {names[1]!r}. Name one.")
-        if not names and self._target.base_url is None:
+        name = one_name(agent_name, deployment_name, endpoint)
+        if name is None and self._target.base_url is None:
             raise InvalidInputError("No endpoint was named. Give its name: predict(endpoint='my-agent', inputs=...).")
-        made = Endpoint(self._connection, names[0] if names else None, self._options, self._interface)
+        made = Endpoint(self._connection, name, self._options, self._interface)
         self._endpoints[deployment_name, endpoint] = made
         return made

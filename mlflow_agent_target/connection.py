@@ -52,6 +52,22 @@ def endpoint_name(value: Any) -> str:
     return name
 
 
+def one_name(check: Callable[[Any], str], *given: Any) -> str | None:
+    """Return the name that is given, maybe more than once; None when none is.
+
+    Args:
+        check: `endpoint_name` or `agent_name`.
+        given: Names, or None.
+
+    Raises:
+        InvalidInputError: One is no name, or two differ.
+    """
+    names = [check(value) for value in given if value is not None]
+    if len(set(names)) > 1:
+        raise InvalidInputError(f"Two endpoints were named, {names[0]!r} and {names[1]!r}. Name one.")
+    return names[0] if names else None
+
+
 def is_app(name: str | None) -> bool:
     """Return whether the agent of this name is hosted as a Databricks App."""
     return name is not None and name.startswith(_APP_PREFIX)
@@ -250,7 +266,8 @@ class Connection:
 
 
 def _quick(options: RequestOptions) -> RequestOptions:
-    return replace(options, timeout=min(options.timeout, options.total_timeout, _DESCRIBE_SECONDS))
+    quick = min(options.timeout, options.total_timeout, _DESCRIBE_SECONDS)
+    return replace(options, timeout=quick, wait_until_ready=None)
 
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()

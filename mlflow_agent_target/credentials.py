@@ -16,6 +16,7 @@ from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import AuthenticationError, InvalidInputError
 
 if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config
 
 ALLOW_HTTP_VARIABLE = "AGENT_TARGET_ALLOW_HTTP"
@@ -55,7 +56,7 @@ class Login:
     ) -> None:
         self.host = host
         self.headers = headers
-        self._config = config
+        self.config = config
         self._log_in = log_in
         self._lock = threading.Lock()
         self._vain_until = float("-inf")
@@ -76,7 +77,7 @@ class Login:
                 return False
             self._vain_until = time.monotonic() + _VAIN_SECONDS
             fresh = self._log_in()
-            self.headers, self._config = fresh.headers, fresh._config
+            self.headers, self.config = fresh.headers, fresh.config
             return self.headers() != refused
 
     def confirm(self) -> None:
@@ -87,9 +88,18 @@ class Login:
     def is_oauth(self) -> bool:
         """Whether the login is an OAuth login of databricks-sdk's: a Databricks App takes no other."""
         try:
-            return self._config is not None and bool(self._config.oauth_token())
+            return self.config is not None and bool(self.config.oauth_token())
         except Exception:  # the SDK's word for "not OAuth" is ValueError; what else it raises means no token either
             return False
+
+    def workspace_client(self) -> WorkspaceClient:
+        """Return databricks-sdk's client of a workspace, with this login."""
+        from databricks.sdk import WorkspaceClient
+
+        if self.config is not None:
+            return WorkspaceClient(config=self.config)
+        token = self.headers().get("Authorization", "").removeprefix("Bearer ")
+        return WorkspaceClient(host=self.host, token=token, auth_type="pat")
 
     def for_host(self, host: str) -> Login:
         """Return the same login for another host of the workspace's, such as a Databricks App's."""
@@ -108,7 +118,7 @@ class Login:
         """
         from databricks.sdk.data_plane import DataPlaneTokenSource
 
-        config = self._config
+        config = self.config
         if config is None:
             raise AuthenticationError(f"{url} takes OAuth only. Log in with `databricks auth login`.")
         tokens: Any = DataPlaneTokenSource(self.host, config.oauth_token)

@@ -121,6 +121,7 @@ class Endpoint:
             wanted = key_wanted(error.body) if error.status_code == 400 else None
             if wanted is None or wanted in payload:
                 raise
+            error.may_have_run = False
             if interface is not None:
                 # It is not what it was said to be, or is no longer: to be asked anew.
                 self._connection.forget(self.name)

@@ -68,6 +68,12 @@ Show the deployed endpoints
   mlflow deployments list-endpoints -t agent-target
   mlflow deployments get-endpoint -t agent-target --endpoint my-agent
 
+Create, update and delete an endpoint that serves one model of Unity Catalog (databricks.agents.deploy does more for it)
+  mlflow deployments create -t agent-target --name my-agent -m models:/catalog.schema.model/1
+  mlflow deployments update -t agent-target --name my-agent -m models:/catalog.schema.model/2
+  mlflow deployments delete -t agent-target --name my-agent
+  -C workload_size=Medium, -C scale_to_zero_enabled=false, -C 'environment_vars={"KEY": "value"}', ...
+
 Try it without anything of your own
   agent-target demo
 

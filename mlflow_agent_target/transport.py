@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import requests
@@ -29,6 +29,8 @@ _CONNECT_SECONDS = 10.0
 _NOT_SECRET = ("User-Agent", "Accept-Encoding", "Content-Type", "Accept", "Content-Length")
 # As much of an error's body is kept.
 _ERROR_BYTES = 1_000_000
+
+_NONE = RetryPolicy(max_retries=0)
 
 _T = TypeVar("_T")
 
@@ -106,10 +108,7 @@ class Transport:
 
     def get(self, url: str, options: RequestOptions) -> Reply:
         """GET JSON, once: no retries."""
-        timeout = options.timeout
-        attempt = _Attempt(1, timeout, time.monotonic() + timeout)
-        headers = {**self._headers, **self.login.headers()}
-        return self._whole(self._send("GET", url, headers, None, options, attempt), options, attempt)
+        return self._with_retries(self._whole, "GET", url, self._headers, None, replace(options, retries=_NONE))
 
     def post(self, url: str, payload: Mapping[str, Any], options: RequestOptions) -> Reply:
         """POST JSON and wait for the whole answer.
@@ -117,7 +116,16 @@ class Transport:
         Raises:
             AgentTargetError: The request failed; the subclass says how.
         """
-        return self._with_retries(self._whole, url, self._headers, encode_json(payload), options)
+        return self._with_retries(self._whole, "POST", url, self._headers, encode_json(payload), options)
+
+    def call(self, method: str, url: str, payload: Mapping[str, Any] | None, options: RequestOptions) -> Reply:
+        """Send a request of any method and wait for the whole answer; an empty one is an empty object.
+
+        Raises:
+            AgentTargetError: The request failed; the subclass says how.
+        """
+        body = None if payload is None else encode_json(payload)
+        return self._with_retries(self._whole_or_empty, method, url, self._headers, body, options)
 
     def open_stream(self, url: str, payload: Mapping[str, Any], options: RequestOptions) -> Body:
         """POST JSON and return the answer's body as it arrives.
@@ -125,14 +133,15 @@ class Transport:
         Raises:
             AgentTargetError: The request failed; the subclass says how.
         """
-        return self._with_retries(self._open, url, self._stream_headers, encode_json(payload), options)
+        return self._with_retries(self._open, "POST", url, self._stream_headers, encode_json(payload), options)
 
     def _with_retries(
         self,
         finish: Callable[[requests.Response, RequestOptions, _Attempt], _T],
+        method: str,
         url: str,
         headers: dict[str, str],
-        body: bytes,
+        body: bytes | None,
         options: RequestOptions,
     ) -> _T:
         clock = self._clock
@@ -146,8 +155,10 @@ class Transport:
             attempt = _Attempt(number, timeout, time.monotonic() + timeout)
             login = self.login.headers()
             try:
-                sent = {**headers, **login, "Content-Length": str(len(body))}
-                result = finish(self._send("POST", url, sent, body, options, attempt), options, attempt)
+                sent = {**headers, **login}
+                if body is not None:
+                    sent["Content-Length"] = str(len(body))
+                result = finish(self._send(method, url, sent, body, options, attempt), options, attempt)
                 if self._starting:
                     self._starting.discard(options.endpoint)
                 if refused_login:
@@ -216,11 +227,16 @@ class Transport:
             raise self._no_answer(_read(body, attempt.deadline), body, options)
         return body
 
-    def _whole(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Reply:
+    def _whole_or_empty(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Reply:
+        return self._whole(response, options, attempt, empty=b"{}")
+
+    def _whole(
+        self, response: requests.Response, options: RequestOptions, attempt: _Attempt, empty: bytes = b""
+    ) -> Reply:
         body = Body(response, options.endpoint, attempt.number, attempt.timeout)
         raw = _read(body, attempt.deadline)
         try:
-            return Reply(json.loads(raw), body.request_id, attempt.number)
+            return Reply(json.loads(raw or empty), body.request_id, attempt.number)
         except (ValueError, RecursionError) as error:
             raise self._no_answer(raw, body, options) from error
 

@@ -63,7 +63,7 @@ def events(*values: Any, done: bool = True) -> bytes:
 
 
 class ScriptedServer:
-    """Answers each POST with the next scripted answer, the last one for ever; each GET with `describe`."""
+    """Answers each GET with `describe`; all else with the next scripted answer, the last one for ever."""
 
     def __init__(self, *answers: Answer, describe: Answer | None = None) -> None:
         self.answers = list(answers)
@@ -108,8 +108,8 @@ class ScriptedServer:
                 with self._lock:
                     self.received.append(request)
                     is_last = len(self.answers) == 1
-                    posted = request.method == "POST"
-                    answer = (self.answers[0] if is_last else self.answers.pop(0)) if posted else self.describe
+                    asked = request.method == "GET"
+                    answer = self.describe if asked else self.answers[0] if is_last else self.answers.pop(0)
                 if not self._answer(connection, answer):
                     return
         except OSError:

@@ -16,7 +16,6 @@ import pytest
 import responses
 from click.testing import CliRunner
 from mlflow.deployments import BaseDeploymentClient, get_deploy_client
-from mlflow.exceptions import MlflowException
 
 import mlflow_agent_target
 from mlflow_agent_target import AgentTargetClient, InvalidInputError
@@ -36,15 +35,6 @@ def test_mlflow_finds_the_target(server: LocalServer) -> None:
 def test_mlflows_default_target_may_be_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", "agent-target")
     assert type(get_deploy_client()) is AgentTargetClient
-
-
-def test_what_is_not_offered_says_what_to_do_instead() -> None:
-    client = get_deploy_client("agent-target")
-    for call in (client.create_deployment, client.update_deployment):
-        with pytest.raises(MlflowException, match="run-local"):
-            call("name", "models:/m/1")
-    with pytest.raises(MlflowException, match="run-local"):
-        client.delete_deployment("name")
 
 
 def mlflow_deployments(*arguments: str) -> str:
