@@ -102,8 +102,7 @@ class Runner:
         scheme = "https" if scenario.tls else "http"
         base_url = f"{scheme}://localhost:{self._ports[scheme]}"
         if scenario.measure == "start":
-            self._environment["DATABRICKS_HOST"] = base_url
-            process = self._start("start", client, base_url)
+            process = self._start("start", client, base_url, DATABRICKS_HOST=base_url)
             answer: dict[str, float] = process.ask()
             process.stop()
             return answer
@@ -128,8 +127,8 @@ class Runner:
             process.ask()
         self._processes |= started
 
-    def _start(self, module: str, *arguments: str) -> Process:
-        process = Process(module, *arguments, environment=self._environment, log=self._log)
+    def _start(self, module: str, *arguments: str, **variables: str) -> Process:
+        process = Process(module, *arguments, environment={**self._environment, **variables}, log=self._log)
         self._stack.callback(process.stop)
         return process
 

@@ -98,7 +98,7 @@ def _flood(megabytes: int) -> Iterator[bytes]:
 
 
 class Server:
-    """Answers what `routes` of this module's docstring says, on two ports of the loopback."""
+    """Answers as this module's docstring says, on any number of ports of the loopback."""
 
     def __init__(self, certificate: str, key: str) -> None:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -125,7 +125,7 @@ class Server:
             if tls:
                 connection = self._context.wrap_socket(connection, server_side=True)
             with connection, connection.makefile("rb") as reader:
-                number = 0
+                is_new = True
                 while line := reader.readline():
                     length = 0
                     while (header := reader.readline().strip().lower()) != b"":
@@ -133,19 +133,18 @@ class Server:
                             length = int(header.partition(b":")[2])
                     body = reader.read(length)
                     method, path = line.decode().split()[:2]
-                    number += self._count(path, is_first=number == 0)
+                    if path not in ("/traffic", "/release"):
+                        self._count(is_new)
+                        is_new = False
                     if not self._answer(connection, method, path, body):
                         return
         except OSError:
             pass  # the client left
 
-    def _count(self, path: str, is_first: bool) -> int:
-        if path in ("/traffic", "/release"):
-            return 0
+    def _count(self, is_new_connection: bool) -> None:
         with self._lock:
             self._requests += 1
-            self._connections += is_first
-        return 1
+            self._connections += is_new_connection
 
     def _answer(self, connection: socket.socket, method: str, path: str, body: bytes) -> bool:
         """Answer a request; return whether the connection stays open."""
