@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -10,81 +9,12 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ProtocolError
-from urllib3.response import HTTPResponse
+from urllib3 import BaseHTTPResponse
+
+from mlflow_agent_target.connections import POOL_CLASSES
 
 # Connections kept for reuse; more than any sensible number of threads, for batch runs.
 _POOL_SIZE = 1024
-# Head and body go out together up to this size; beyond it, joining them costs more than a second packet.
-_JOINED_BYTES = 65536
-_CUT_OFF = "the connection broke before the whole request was sent"
-
-
-class RequestCutOffError(ProtocolError):
-    """The connection broke before the whole request was out: the server can't have acted on it."""
-
-
-class _WholeRequests(HTTPConnection):
-    """A connection that tells a request which was cut off from one which was sent and then not answered.
-
-    urllib3 reads on after a broken pipe, since a server may refuse a large body early, and then reports only that
-    nothing came.
-    """
-
-    _held: list[bytes] | None = None
-    _cut_off = False
-
-    def connect(self) -> None:
-        self._cut_off = False
-        super().connect()
-
-    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
-        joined = body is None or (isinstance(body, bytes) and len(body) <= _JOINED_BYTES)
-        self._held = [] if joined else None
-        try:
-            super().request(method, url, body, headers, **options)
-            if self._held is not None:
-                whole, self._held = b"".join(self._held), None
-                self.send(whole)
-        finally:
-            self._held = None
-
-    def send(self, data: Any) -> None:
-        if self._held is not None:
-            self._held.append(data)
-            return
-        try:
-            super().send(data)
-        except (ConnectionError, ssl.SSLError) as error:
-            self._cut_off = True
-            if isinstance(error, ConnectionError):
-                raise
-            raise RequestCutOffError(_CUT_OFF, error) from error
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3's own
-        try:
-            return super().getresponse()
-        except ConnectionError as error:
-            if self._cut_off:
-                raise RequestCutOffError(_CUT_OFF, error) from error
-            raise
-
-
-class _WholeRequestsTLS(_WholeRequests, HTTPSConnection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _WholeRequests
-
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _WholeRequestsTLS
-
-
-_POOL_CLASSES = {"http": _Pool, "https": _TLSPool}
 
 
 class HostAdapter(HTTPAdapter):
@@ -129,11 +59,11 @@ class HostAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
+        self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOL_CLASSES
+        manager.pool_classes_by_scheme = POOL_CLASSES
         return manager
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from mlflow_agent_target.adapter import RequestCutOffError
+from mlflow_agent_target.connections import RequestCutOffError
 from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import (
     AgentTargetError,

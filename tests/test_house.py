@@ -28,6 +28,7 @@ ROWS = [
     {"body"},
     {"failures", "statuses", "retry", "target", "sse", "payload", "deltas"},
     {"adapter", "credentials"},
+    {"connections"},
     {"errors"},
     {"error_bodies"},
 ]
@@ -41,7 +42,7 @@ SIDEWAYS = {
 # Where third-party libraries may be imported at all, and where only inside a function.
 ONLY_IN = {
     "requests": {"adapter", "transport", "body", "failures"},
-    "urllib3": {"adapter", "body", "failures"},
+    "urllib3": {"adapter", "connections", "body", "failures"},
     "databricks": {"credentials", "client"},
     "databricks_openai": {"workspace"},
     "openai": {"client", "workspace"},
