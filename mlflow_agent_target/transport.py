@@ -190,7 +190,8 @@ class Transport:
                 number += 1
 
     def _log_retry(self, error: AgentTargetError, number: int, wait: float, options: RequestOptions) -> None:
-        if is_not_ready(error) and options.endpoint not in self._starting:
+        is_awaited = error.status_code == 503 or options.wait_until_ready is not None
+        if is_awaited and is_not_ready(error) and options.endpoint not in self._starting:
             self._starting.add(options.endpoint)
             _logger.warning(
                 "%s is warming up, or overloaded; it is asked again for up to %g s: %s",
