@@ -6,11 +6,13 @@ import copy
 import functools
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlflow.deployments.base import BaseDeploymentClient
 
+from mlflow_agent_target import tracing
 from mlflow_agent_target.answers import AgentResponse
 from mlflow_agent_target.endpoint import Connection, Endpoint, endpoint_name
 from mlflow_agent_target.errors import InvalidInputError
@@ -99,7 +101,10 @@ class AgentTargetClient(BaseDeploymentClient):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        return self._endpoint(deployment_name, endpoint).query(inputs)
+        agent = self._endpoint(deployment_name, endpoint)
+        if tracing.is_wanted():
+            return tracing.query(agent, inputs, sends_context=self._sends_context)
+        return agent.query(inputs)
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -121,7 +126,34 @@ class AgentTargetClient(BaseDeploymentClient):
             AgentTargetError: As for `predict`. While it is read: `AgentError` when the agent fails in the midst of its
                 answer, `StreamInterruptedError` when the stream breaks off.
         """
-        return self._endpoint(deployment_name, endpoint).stream(inputs)
+        agent = self._endpoint(deployment_name, endpoint)
+        if tracing.is_wanted():
+            return tracing.stream(agent, inputs, sends_context=self._sends_context)
+        return agent.stream(inputs)
+
+    def to_predict_fn(self, endpoint: str | None = None) -> Callable[..., AgentResponse]:
+        """Return an endpoint as a function for `mlflow.genai.evaluate(predict_fn=...)`.
+
+        It takes what a dataset's `inputs` hold, as keyword arguments: `input`, `messages`, or one field of text under
+        any name, which is asked as the user's question; and beside these all that a request may hold, such as
+        `custom_inputs`, `context` or `temperature`. `mlflow_session_id`, which MLflow's ConversationSimulator passes,
+        is not sent: it becomes the trace's session. The agent's own trace is brought into the experiment, below the
+        call's span.
+
+        Args:
+            endpoint: As for `predict`.
+
+        Returns:
+            A function that returns what `predict` does, without `databricks_output`, and raises what `predict` does.
+
+        Raises:
+            InvalidInputError: The name can't be used.
+        """
+        from mlflow_agent_target.evaluation import predict_fn
+
+        agent = self._endpoint(None, endpoint)
+        uri = f"endpoints:/{agent.name}" if agent.name else self._target.uri
+        return predict_fn(agent, uri, sends_context=self._sends_context)
 
     def with_options(
         self,
@@ -229,6 +261,11 @@ class AgentTargetClient(BaseDeploymentClient):
         if not names and self._target.base_url is None:
             raise InvalidInputError("No endpoint was named. Give its name: predict(endpoint='my-agent', inputs=...).")
         return Endpoint(self._connect(), names[0] if names else None, self._options, self._interface)
+
+    @property
+    def _sends_context(self) -> bool:
+        """Whether servers may be told of the caller's trace: Model Serving loses the agent's own when it is."""
+        return self._own_connection is None and self._target.base_url is not None
 
     def _connect(self) -> Connection:
         if self._own_connection is not None:

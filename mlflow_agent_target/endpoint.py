@@ -25,10 +25,11 @@ from mlflow_agent_target.errors import (
     RequestTimeoutError,
 )
 from mlflow_agent_target.inputs import Request, read_inputs
-from mlflow_agent_target.interfaces import Interface, interface_for_task, interfaces_for_key
+from mlflow_agent_target.interfaces import ChatCompletions, Interface, interface_for_task, interfaces_for_key
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.target import Credentials
+from mlflow_agent_target.tracing import TraceRequest
 from mlflow_agent_target.transport import RequestOptions, Transport
 from mlflow_agent_target.workspace import get_endpoint
 
@@ -75,6 +76,8 @@ class Connection:
         self._verify_tls = verify_tls
         self._transport: Transport | None = None
         self._interfaces: dict[str, Future[type[Interface] | None]] = {}
+        # Foundation models, which refuse `databricks_options`.
+        self.without_options: set[str] = set()
         self._lock = threading.Lock()
 
     @property
@@ -149,19 +152,19 @@ class Endpoint:
         self._key = name or ""
         self._options = replace(options, endpoint=name)
 
-    def query(self, inputs: Any) -> AgentResponse:
+    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse:
         """Send one request and wait for the whole answer. See `AgentTargetClient.predict`."""
         request = read_inputs(inputs)
         if request.payload.get("stream"):
             raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
-        reply = self._send(Transport.post, request, {})
+        reply = self._send(Transport.post, request, {}, trace)
         return whole_answer(reply.value, endpoint=self.name, request_id=reply.request_id, attempts=reply.attempts)
 
-    def stream(self, inputs: Any) -> AgentStream:
+    def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
         request = read_inputs(inputs)
         started = time.monotonic()
-        body = self._send(Transport.open_stream, request, {"stream": True})
+        body = self._send(Transport.open_stream, request, {"stream": True}, trace)
         timeout = self._options.timeout
         idle_timeout = timeout if self._options.idle_timeout is None else self._options.idle_timeout
         return AgentStream(body, endpoint=self.name, started=started, timeout=timeout, idle_timeout=idle_timeout)
@@ -171,16 +174,22 @@ class Endpoint:
         send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T],
         request: Request,
         more: dict[str, Any],
+        trace: TraceRequest | None,
     ) -> _T:
         if self._interface is None and not self._connection.knows(self._key):
             encode_json(request.payload)  # what can't be sent is refused before anything is, this question included
         interface = self._interface or self._connection.interface_of(self._key, self._ask)
+        options = self._options
+        if trace is not None:
+            options = replace(options, headers=trace.headers)
+            if self._returns_traces(interface):
+                more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
         payload = {**encode(request, interface), **more}
         transport = self._connection.transport
         path = f"/serving-endpoints/{quote(self.name, safe='')}" if self.name else ""
         url = f"{transport.base_url}{path}/invocations"
         try:
-            return send(transport, url, payload, self._options)
+            return send(transport, url, payload, options)
         except EndpointNotFoundError:
             self._connection.forget(self._key)  # it may be made anew, as another
             raise
@@ -197,13 +206,20 @@ class Endpoint:
         # The endpoint refused the other schema's key before its agent ran, and said which one it takes.
         interface, payload = _encode_for_any(request, interfaces_for_key(wanted))
         try:
-            answer = send(transport, url, {**payload, **more}, self._options)
+            answer = send(transport, url, {**payload, **more}, options)
         except AgentError as error:
             if key_wanted(error.body) is None:
                 raise
             raise refusal from error
         self._connection.remember(self._key, interface)
         return answer
+
+    def _returns_traces(self, interface: type[Interface] | None) -> bool:
+        """Return whether the endpoint is known to be an agent's: what is none may refuse the question."""
+        if interface is None or self._key in self._connection.without_options:
+            return False
+        # Chat completions are also spoken by servers that no description tells from an agent.
+        return interface is not ChatCompletions or self._interface is None
 
     def _ask(self) -> type[Interface] | None:
         """Ask what the endpoint serves.
@@ -217,14 +233,16 @@ class Endpoint:
             self._options, timeout=min(self._options.timeout, self._options.total_timeout, _DESCRIBE_SECONDS)
         )
         try:
-            task = get_endpoint(self._connection.transport, self.name, quick).get("task")
+            described = get_endpoint(self._connection.transport, self.name, quick)
         except AgentTargetError as error:
             status = error.status_code or 0
             passing = error.retryable and not isinstance(error, RequestTimeoutError)
             if passing or isinstance(error, AuthenticationError) or status >= 500:
                 raise
             return None  # and it stays so: asking a gateway that refuses, or hangs, at each call would be worse
-        return interface_for_task(task)
+        if described.get("endpoint_type") == "FOUNDATION_MODEL_API":
+            self._connection.without_options.add(self._key)
+        return interface_for_task(described.get("task"))
 
 
 def _encode_for_any(request: Request, wanted: tuple[type[Interface], ...]) -> tuple[type[Interface], dict[str, Any]]:

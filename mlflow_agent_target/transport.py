@@ -59,6 +59,7 @@ class RequestOptions:
         total_timeout: For all attempts together.
         idle_timeout: The longest silence within a stream; None for as long as `timeout`.
         idempotent: Whether the agent may safely run twice.
+        headers: Sent beside the usual ones.
         retries: When to try again.
     """
 
@@ -67,6 +68,7 @@ class RequestOptions:
     total_timeout: float = 600.0
     idle_timeout: float | None = None
     idempotent: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -164,7 +166,7 @@ class Transport:
     ) -> tuple[requests.Response, float]:
         """Send a request and return its answer, of which the body is to be read, and when that must be done."""
         login = self._credentials.headers()
-        headers = {**self._headers, "Accept": accept, **login}
+        headers = {**self._headers, "Accept": accept, **options.headers, **login}
         deadline = time.monotonic() + attempt.timeout
         timeout = (min(_CONNECT_SECONDS, attempt.timeout), attempt.timeout)
         try:
