@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from mlflow_agent_target.workspace import ServingEndpoint
 
 
+# What endpoints look like, whatever they serve.
+_CHAT = "chat"
+# `with_options(interface=...)` for clients that MLflow makes by itself: in legacy evaluations, and for judges.
+_INTERFACE_VARIABLE = "AGENT_TARGET_INTERFACE"
+
+
 @functools.lru_cache(maxsize=64)
 def _connection(target: Target, verify_tls: bool) -> Connection:
     # MLflow makes a new client at every get_deploy_client, so connections belong to the target.
@@ -68,6 +74,9 @@ class AgentTargetClient(BaseDeploymentClient):
             ),
         )
         self._interface: type[Interface] | None = None
+        self._as_chat = False
+        if interface := os.environ.get(_INTERFACE_VARIABLE, "").strip():
+            self._set_interface(interface, _INTERFACE_VARIABLE)
         self._own_connection: Connection | None = None
         if workspace_client is not None:
             # Of one user's making, so never shared.
@@ -103,8 +112,14 @@ class AgentTargetClient(BaseDeploymentClient):
         """
         agent = self._endpoint(deployment_name, endpoint)
         if tracing.is_wanted():
-            return tracing.query(agent, inputs, sends_context=self._sends_context)
-        return agent.query(inputs)
+            answer = tracing.query(agent, inputs, sends_context=self._sends_context)
+        else:
+            answer = agent.query(inputs)
+        if self._as_chat:
+            from mlflow_agent_target.evaluation import as_chat_completion
+
+            return as_chat_completion(answer, agent.name)
+        return answer
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -171,7 +186,9 @@ class AgentTargetClient(BaseDeploymentClient):
             idle_timeout: Seconds of silence allowed between a stream's events; as `timeout` unless it is set.
             idempotent: True says that the agent may safely run twice, so that every passing failure is retried.
             interface: What the endpoints serve, "ResponsesAgent", "ChatAgent" or "ChatModel", or a task such as
-                "agent/v1/responses", so that they are not asked.
+                "agent/v1/responses", so that they are not asked. Or "chat", whatever they serve: they look like chat
+                models, for callers that know only those: `predict` gives `choices`, `get_endpoint` says "llm/v1/chat".
+                Streams stay as they are.
 
         Raises:
             InvalidInputError: A value can't be used.
@@ -183,19 +200,27 @@ class AgentTargetClient(BaseDeploymentClient):
                 raise InvalidInputError(f"{name} must be a number of seconds above 0, not {value!r}.")
         if idempotent is not None:
             changes["idempotent"] = bool(idempotent)
-        if interface is not None:
-            known = next((kind for kind in INTERFACES if kind.name == interface), None) or interface_for_task(interface)
-            if known is None:
-                names = ", ".join(f"'{kind.name}'" for kind in INTERFACES)
-                raise InvalidInputError(f"interface must be one of {names} or a task of theirs, not {interface!r}.")
-            changes["interface"] = known
         client = copy.copy(self)
-        client._interface = changes.pop("interface", self._interface)
         client._options = replace(self._options, **changes)
+        if interface is not None:
+            client._set_interface(interface, "interface")
         return client
+
+    def _set_interface(self, interface: str, given_by: str) -> None:
+        if interface == _CHAT:
+            self._as_chat = True
+            return
+        self._interface = next((kind for kind in INTERFACES if kind.name == interface), interface_for_task(interface))
+        if self._interface is None:
+            names = ", ".join(f"'{kind.name}'" for kind in INTERFACES)
+            raise InvalidInputError(
+                f"{given_by} must be one of {names}, a task of theirs, or '{_CHAT}', not {interface!r}."
+            )
 
     def get_endpoint(self, endpoint: str) -> ServingEndpoint:
         """Return an endpoint's description as the platform gives it: a dict, which also reads as attributes.
+
+        Of an endpoint that is ready and not changing, it may be a minute old.
 
         Args:
             endpoint: The endpoint's name.
@@ -203,9 +228,12 @@ class AgentTargetClient(BaseDeploymentClient):
         Raises:
             EndpointNotFoundError: There is no such endpoint.
         """
-        from mlflow_agent_target.workspace import get_endpoint
+        described = self._connect().describe(endpoint_name(endpoint), self._options)
+        if self._as_chat:
+            from mlflow_agent_target.evaluation import as_chat_endpoint
 
-        return get_endpoint(self._connect().transport, endpoint_name(endpoint), self._options)
+            return as_chat_endpoint(described)
+        return described
 
     def list_endpoints(self) -> list[ServingEndpoint]:
         """Return the descriptions of all serving endpoints that the login may see."""

@@ -31,7 +31,7 @@ from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.target import Credentials
 from mlflow_agent_target.tracing import TraceRequest
 from mlflow_agent_target.transport import RequestOptions, Transport
-from mlflow_agent_target.workspace import get_endpoint
+from mlflow_agent_target.workspace import ServingEndpoint, get_endpoint
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ _PREFIX = "endpoints:/"
 _FORBIDDEN = frozenset("/\\?#%")
 # Describing an endpoint is quick, and only a hint: it must not hold up the call itself.
 _DESCRIBE_SECONDS = 15.0
+# How long a description is good for, of an endpoint that is not changing.
+_DESCRIPTION_SECONDS = 60.0
 
 
 def endpoint_name(value: Any) -> str:
@@ -78,6 +80,7 @@ class Connection:
         self._interfaces: dict[str, Future[type[Interface] | None]] = {}
         # Foundation models, which refuse `databricks_options`.
         self.without_options: set[str] = set()
+        self._descriptions: dict[str, tuple[float, ServingEndpoint]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -92,6 +95,19 @@ class Connection:
                 if self._transport is None:
                     self._transport = Transport(self._connect(), self._verify_tls)
         return self._transport
+
+    def describe(self, name: str, options: RequestOptions) -> ServingEndpoint:
+        """Return what the platform knows of an endpoint: of a settled one for a minute, since MLflow asks at each row.
+
+        Raises:
+            AgentTargetError: The platform doesn't say.
+        """
+        asked, described = self._descriptions.get(name, (0.0, None))
+        if described is None or time.monotonic() - asked > _DESCRIPTION_SECONDS:
+            described = get_endpoint(self.transport, name, options)
+            if _is_settled(described):
+                self._descriptions[name] = time.monotonic(), described
+        return ServingEndpoint(described)
 
     def interface_of(self, name: str, ask: Callable[[], type[Interface] | None]) -> type[Interface] | None:
         """Return what an endpoint serves, asked once; those who come meanwhile wait for the answer.
@@ -134,6 +150,7 @@ class Connection:
         """Forget what an endpoint serves."""
         with self._lock:
             self._interfaces.pop(name, None)
+            self._descriptions.pop(name, None)
 
 
 class Endpoint:
@@ -233,7 +250,7 @@ class Endpoint:
             self._options, timeout=min(self._options.timeout, self._options.total_timeout, _DESCRIBE_SECONDS)
         )
         try:
-            described = get_endpoint(self._connection.transport, self.name, quick)
+            described = self._connection.describe(self.name, quick)
         except AgentTargetError as error:
             status = error.status_code or 0
             passing = error.retryable and not isinstance(error, RequestTimeoutError)
@@ -243,6 +260,11 @@ class Endpoint:
         if described.get("endpoint_type") == "FOUNDATION_MODEL_API":
             self._connection.without_options.add(self._key)
         return interface_for_task(described.get("task"))
+
+
+def _is_settled(described: ServingEndpoint) -> bool:
+    state = described.get("state") or {}
+    return state.get("ready") == "READY" and state.get("config_update") in (None, "NOT_UPDATING")
 
 
 def _encode_for_any(request: Request, wanted: tuple[type[Interface], ...]) -> tuple[type[Interface], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Agents as MLflow's evaluation calls them: a function of a dataset's fields for `mlflow.genai.evaluate`."""
+"""Agents as MLflow's evaluations call them: a function of a dataset's fields, or a chat model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from mlflow_agent_target import tracing
 from mlflow_agent_target.answers import AgentResponse
 from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.workspace import ServingEndpoint
 
 # MLflow's ConversationSimulator passes it beside the conversation.
 _SESSION = "mlflow_session_id"
+_CHAT_TASK = "llm/v1/chat"
 # What a request may hold as text beside the question itself.
 _SETTINGS = ("client_request_id", "model", "previous_response_id", "tool_choice", "truncation", "user")
 
@@ -63,3 +65,25 @@ def request(fields: dict[str, Any]) -> dict[str, Any]:
     (name,) = questions
     rest = {key: value for key, value in fields.items() if key != name}
     return {"input": [{"role": "user", "content": fields[name]}], **rest}
+
+
+def as_chat_completion(answer: AgentResponse, endpoint: str | None) -> AgentResponse:
+    """Return an answer as a chat completion: its text, usage and extras. One that is a completion stays as it is."""
+    if "choices" in answer:
+        return answer
+    message = {"role": "assistant", "content": answer.output_text}
+    completion: dict[str, Any] = {
+        "object": "chat.completion",
+        "model": endpoint,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    }
+    if (usage := answer.usage) is not None:
+        names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens", "total_tokens": "total_tokens"}
+        completion["usage"] = {name: usage[ours] for name, ours in names.items()}
+    kept = {key: answer[key] for key in ("id", "custom_outputs", "databricks_output") if key in answer}
+    return AgentResponse({**completion, **kept}, request_id=answer.request_id)
+
+
+def as_chat_endpoint(described: ServingEndpoint) -> ServingEndpoint:
+    """Return an endpoint's description as that of a chat model."""
+    return ServingEndpoint({**described, "task": _CHAT_TASK, "endpoint_type": _CHAT_TASK})

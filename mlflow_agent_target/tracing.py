@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from mlflow_agent_target.answers import AgentResponse
 from mlflow_agent_target.error_bodies import printable
@@ -205,7 +206,7 @@ class _Call:
             trace = _RemoteTrace(response.trace)
         elif (trace_id := _told_trace_id(response)) is not None:
             self._span.set_attribute("agent_trace_id", trace_id)
-            found = mlflow.get_trace(trace_id, silent=True)
+            found = _stored(trace_id)
             if found is None:
                 return False
             trace = _RemoteTrace(found.to_dict())
@@ -231,7 +232,7 @@ class _Call:
         with _trace_in_memory(trace.trace_id) as pending:
             if pending is not None:
                 return True
-        return mlflow.get_trace(trace.trace_id, silent=True) is not None
+        return _stored(trace.trace_id) is not None
 
 
 class _RemoteTrace:
@@ -329,6 +330,14 @@ def _trace_in_memory(trace_id: str) -> Any:
     from mlflow.tracing.trace_manager import InMemoryTraceManager
 
     return InMemoryTraceManager.get_instance().get_trace(trace_id)
+
+
+def _stored(trace_id: str) -> Any:
+    """Return a trace of the tracking store, or None."""
+    try:
+        return mlflow.MlflowClient().get_trace(trace_id)
+    except MlflowException:
+        return None
 
 
 def _told_trace_id(response: AgentResponse) -> str | None:
