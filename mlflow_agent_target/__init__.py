@@ -24,6 +24,7 @@ _HOMES = {
     "RateLimitError": "errors",
     "RequestTimeoutError": "errors",
     "StreamInterruptedError": "errors",
+    "autolog": "tracing",
     "run_local": "plugin",
     "serve": "server",
     "target_help": "plugin",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from mlflow_agent_target.plugin import target_help as target_help
     from mlflow_agent_target.server import serve as serve
     from mlflow_agent_target.streams import AgentStream as AgentStream
+    from mlflow_agent_target.tracing import autolog as autolog
 
 
 def __getattr__(name: str) -> Any:

@@ -81,6 +81,11 @@ class AgentResponse(dict[str, Any]):
         answered = {i.get("approval_request_id") for i in items if i.get("type") == "mcp_approval_response"}
         return [i for i in items if i.get("type") == "mcp_approval_request" and i.get("id") not in answered]
 
+    def without(self, key: str) -> AgentResponse:
+        """Return the answer without one of its keys, and otherwise the same."""
+        rest = {name: value for name, value in self.items() if name != key}
+        return AgentResponse(rest, request_id=self.request_id)
+
     def to_json(self, path_or_buf: str | Path | TextIO | None = None) -> str | None:
         """Return the answer as JSON, or write it to a file.
 

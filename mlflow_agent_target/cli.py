@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +39,12 @@ def commands() -> None:
 
 @commands.command()
 def demo() -> None:
-    """Serve two small agents on this machine and query them. Needs no network, no account and no model."""
-    import mlflow
-
+    """Serve two small agents on this machine, query and evaluate them. Needs no network, no account and no model."""
     import mlflow_agent_target.server.demo
     from mlflow_agent_target import serve
 
     folder = Path(mlflow_agent_target.server.demo.__file__).parent
-    # The demo leaves nothing behind: MLflow would write the agents' traces to a database in the current folder.
-    mlflow.tracing.disable()
+    store = _temporary_store()
     agents = {"word-counter": folder / "responses_agent.py", "reverser": folder / "chat_agent.py"}
     with serve(agents) as server:
         print(
@@ -63,7 +63,49 @@ def demo() -> None:
                     session,
                 )
                 print()
+        _evaluate(session)
+    print(f"\nLook at the traces and the evaluation, which are kept in a temporary folder:\n  {_ui(store)}")
     print(_NEXT_STEPS.format(folder=folder))
+
+
+def _temporary_store() -> str:
+    """Let MLflow keep traces and runs in a folder of the system's for temporary files, and return its address.
+
+    Its own choice would be a database in the current folder.
+    """
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # what they say of making a database
+        logging.getLogger(name).setLevel(logging.WARNING)
+    folder = Path(tempfile.mkdtemp(prefix="agent-target-demo-"))
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    mlflow.set_tracking_uri(store)
+    experiment = mlflow.create_experiment("agent-target demo", artifact_location=(folder / "artifacts").as_uri())
+    mlflow.set_experiment(experiment_id=experiment)
+    return store
+
+
+def _evaluate(session: dict[str, Any]) -> None:
+    print("\n# word-counter, evaluated: 10 questions, and two scorers that need no model")
+    _type("import mlflow", session)
+    _type("from mlflow_agent_target.server.demo.evaluation import data, scorers", session)
+    try:
+        _type(
+            "results = mlflow.genai.evaluate(\n"
+            '    data=data, predict_fn=client.to_predict_fn("word-counter"), scorers=scorers)',
+            session,
+        )
+    except ImportError as error:
+        print(f"This MLflow can't evaluate by itself ({error}); newer ones can.")
+        return
+    _type('table = results.tables["eval_results"]', session)
+    _type('table["question"] = [request["question"] for request in table["request"]]', session)
+    _type('print(table[["question", "counts_right/value", "quotes_the_question/value"]].to_string())', session)
+    _type("results.metrics", session)
+
+
+def _ui(store: str) -> str:
+    return f"mlflow ui --backend-store-uri {shlex.quote(store)}"
 
 
 def _type(source: str, session: dict[str, Any]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mlflow_agent_target import tracing
 from mlflow_agent_target.answers import AgentResponse
 from mlflow_agent_target.connection import Connection, agent_name, one_name
 from mlflow_agent_target.credentials import sdk_login
@@ -24,6 +27,14 @@ from mlflow_agent_target.workspace import open_ai_client
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from openai import OpenAI
+
+    from mlflow_agent_target.workspace import ServingEndpoint
+
+
+# What endpoints look like, whatever they serve.
+_CHAT = "chat"
+# `with_options(interface=...)` for clients that MLflow makes by itself: in legacy evaluations, and for judges.
+_INTERFACE_VARIABLE = "AGENT_TARGET_INTERFACE"
 
 
 @functools.lru_cache(maxsize=64)
@@ -62,6 +73,9 @@ class AgentTargetClient(EndpointManagement):
             ),
         )
         self._interface: type[Interface] | None = None
+        self._as_chat = False
+        if interface := os.environ.get(_INTERFACE_VARIABLE, "").strip():
+            self._set_interface(interface, _INTERFACE_VARIABLE)
         self._endpoints: dict[tuple[str | None, str | None], Endpoint] = {}
         if workspace_client is not None:
             # Of one user's making, so never shared.
@@ -98,7 +112,16 @@ class AgentTargetClient(EndpointManagement):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        return self._endpoint(deployment_name, endpoint).query(inputs)
+        agent = self._endpoint(deployment_name, endpoint)
+        if tracing.is_wanted():
+            answer = tracing.query(agent, inputs, sends_context=self._sends_context)
+        else:
+            answer = agent.query(inputs)
+        if self._as_chat:
+            from mlflow_agent_target.evaluation import as_chat_completion
+
+            return as_chat_completion(answer, agent.name)
+        return answer
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -120,7 +143,34 @@ class AgentTargetClient(EndpointManagement):
             AgentTargetError: As for `predict`. While it is read: `AgentError` when the agent fails in the midst of its
                 answer, `StreamInterruptedError` when the stream breaks off.
         """
-        return self._endpoint(deployment_name, endpoint).stream(inputs)
+        agent = self._endpoint(deployment_name, endpoint)
+        if tracing.is_wanted():
+            return tracing.stream(agent, inputs, sends_context=self._sends_context)
+        return agent.stream(inputs)
+
+    def to_predict_fn(self, endpoint: str | None = None) -> Callable[..., AgentResponse]:
+        """Return an endpoint as a function for `mlflow.genai.evaluate(predict_fn=...)`.
+
+        It takes what a dataset's `inputs` hold, as keyword arguments: `input`, `messages`, or one field of text under
+        any name, which is asked as the user's question; and beside these all that a request may hold, such as
+        `custom_inputs`, `context` or `temperature`. `mlflow_session_id`, which MLflow's ConversationSimulator passes,
+        is not sent: it becomes the trace's session. The agent's own trace is brought into the experiment, below the
+        call's span.
+
+        Args:
+            endpoint: As for `predict`.
+
+        Returns:
+            A function that returns what `predict` does, without `databricks_output`, and raises what `predict` does.
+
+        Raises:
+            InvalidInputError: The name can't be used.
+        """
+        from mlflow_agent_target.evaluation import predict_fn
+
+        agent = self._endpoint(None, endpoint)
+        uri = f"endpoints:/{agent.name}" if agent.name else self._target.uri
+        return predict_fn(agent, uri, sends_context=self._sends_context)
 
     def with_options(
         self,
@@ -139,7 +189,9 @@ class AgentTargetClient(EndpointManagement):
             idle_timeout: Seconds of silence allowed between a stream's events; as `timeout` unless it is set.
             idempotent: True says that the agent may safely run twice, so that every passing failure is retried.
             interface: What the endpoints serve, "ResponsesAgent", "ChatAgent" or "ChatModel", or a task such as
-                "agent/v1/responses", so that they are not asked.
+                "agent/v1/responses", so that they are not asked. Or "chat", whatever they serve: they look like chat
+                models, for callers that know only those: `predict` gives `choices`, `get_endpoint` says "llm/v1/chat".
+                Streams stay as they are.
             wait_until_ready: Seconds to wait for an endpoint that is starting or scaled to zero: that answers 503, 404
                 though it exists, or not at all. Beside `total_timeout`, which counts from then.
 
@@ -158,17 +210,38 @@ class AgentTargetClient(EndpointManagement):
                 raise InvalidInputError(f"{name} must be a number of seconds above 0, not {value!r}.")
         if idempotent is not None:
             changes["idempotent"] = bool(idempotent)
-        if interface is not None:
-            known = next((kind for kind in INTERFACES if kind.name == interface), None) or interface_for_task(interface)
-            if known is None:
-                names = ", ".join(f"'{kind.name}'" for kind in INTERFACES)
-                raise InvalidInputError(f"interface must be one of {names} or a task of theirs, not {interface!r}.")
-            changes["interface"] = known
         client = copy.copy(self)
-        client._interface = changes.pop("interface", self._interface)
         client._options = replace(self._options, **changes)
         client._endpoints = {}
+        if interface is not None:
+            client._set_interface(interface, "interface")
         return client
+
+    def _set_interface(self, interface: str, given_by: str) -> None:
+        if interface == _CHAT:
+            self._as_chat = True
+            return
+        self._interface = next((kind for kind in INTERFACES if kind.name == interface), interface_for_task(interface))
+        if self._interface is None:
+            names = ", ".join(f"'{kind.name}'" for kind in INTERFACES)
+            raise InvalidInputError(
+                f"{given_by} must be one of {names}, a task of theirs, or '{_CHAT}', not {interface!r}."
+            )
+
+    def get_endpoint(self, endpoint: str) -> ServingEndpoint:
+        """Return an endpoint's description as the platform gives it: a dict, which also reads as attributes.
+
+        Of an endpoint that is ready and not changing, it may be a minute old.
+
+        Args:
+            endpoint: The endpoint's name.
+        """
+        described = super().get_endpoint(endpoint)
+        if self._as_chat:
+            from mlflow_agent_target.evaluation import as_chat_endpoint
+
+            return as_chat_endpoint(described)
+        return described
 
     def get_open_ai_client(self) -> OpenAI:
         """Return an OpenAI client for this target's serving endpoints, with its login.
@@ -200,3 +273,8 @@ class AgentTargetClient(EndpointManagement):
         made = Endpoint(self._connection, name, self._options, self._interface)
         self._endpoints[deployment_name, endpoint] = made
         return made
+
+    @property
+    def _sends_context(self) -> bool:
+        """Whether servers may be told of the caller's trace: Model Serving loses the agent's own when it is."""
+        return self._target.base_url is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -32,6 +33,8 @@ _APP_PREFIXES = (_APP_PREFIX, "apps/")
 _FORBIDDEN = frozenset("/\\?#%")
 # Describing an endpoint is quick, and only a hint: it must not hold up the call itself.
 _DESCRIBE_SECONDS = 15.0
+# How long a description is good for, of an endpoint that is not changing.
+_DESCRIPTION_SECONDS = 60.0
 _NOT_AGENTS = ("llm/v1/completions", "llm/v1/embeddings")
 
 
@@ -127,6 +130,7 @@ class Connection:
         self._routes: dict[str, Route] = {}
         self._plain_routes: dict[str, Route] = {}
         self._asked: dict[str, Future[Route]] = {}
+        self._descriptions: dict[str, tuple[float, ServingEndpoint]] = {}
         self._lock = threading.RLock()
 
     @property
@@ -196,10 +200,30 @@ class Connection:
         with self._lock:
             self._routes.pop(name or "", None)
             self._asked.pop(name or "", None)
+            self._descriptions.pop(name or "", None)
+
+    def described(self, name: str, ask: Callable[[], ServingEndpoint]) -> ServingEndpoint:
+        """Return what the platform knows of an endpoint: of a settled one for a minute, since MLflow asks at each row.
+
+        Args:
+            name: The endpoint's name.
+            ask: Asks the platform.
+        """
+        asked, known = self._descriptions.get(name, (0.0, None))
+        if known is None or time.monotonic() - asked > _DESCRIPTION_SECONDS:
+            known = ask()
+            state = known.get("state") or {}
+            if state.get("ready") == "READY" and state.get("config_update") in (None, "NOT_UPDATING"):
+                self._descriptions[name] = time.monotonic(), known
+        return ServingEndpoint(known)
 
     def describe(self, name: str, options: RequestOptions) -> ServingEndpoint:
-        """Ask the platform what it knows of an endpoint."""
-        return get_endpoint(self.transport, name, _quick(options))
+        """Ask the platform quickly what it knows of an endpoint.
+
+        Raises:
+            AgentTargetError: It doesn't say.
+        """
+        return self.described(name, lambda: get_endpoint(self.transport, name, _quick(options)))
 
     def _find(self, name: str | None, options: RequestOptions) -> tuple[Route, bool]:
         """Ask what an endpoint serves, and return the way to it, and whether that will do for the calls to come.

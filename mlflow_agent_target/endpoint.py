@@ -22,9 +22,10 @@ from mlflow_agent_target.errors import (
     InvalidInputError,
 )
 from mlflow_agent_target.inputs import Request, read_inputs
-from mlflow_agent_target.interfaces import Interface, interfaces_for_key
+from mlflow_agent_target.interfaces import ChatCompletions, Interface, interfaces_for_key
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream
+from mlflow_agent_target.tracing import TraceRequest
 from mlflow_agent_target.transport import RequestOptions, Transport
 
 _T = TypeVar("_T")
@@ -52,19 +53,19 @@ class Endpoint:
         self._interface = interface
         self._options = replace(options, endpoint=name, exists=self._exists)
 
-    def query(self, inputs: Any) -> AgentResponse:
+    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse:
         """Send one request and wait for the whole answer. See `AgentTargetClient.predict`."""
         request, route = self._read(inputs)
         if request.payload.get("stream"):
             raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
-        reply = self._send(Transport.post, request, route, {})
+        reply = self._send(Transport.post, request, route, {}, trace)
         return whole_answer(reply.value, endpoint=self.name, request_id=reply.request_id, attempts=reply.attempts)
 
-    def stream(self, inputs: Any) -> AgentStream:
+    def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
         request, route = self._read(inputs)
         started = time.monotonic()
-        body = self._send(Transport.open_stream, request, route, {"stream": True})
+        body = self._send(Transport.open_stream, request, route, {"stream": True}, trace)
         timeout = self._options.timeout
         idle_timeout = timeout if self._options.idle_timeout is None else self._options.idle_timeout
         return AgentStream(body, endpoint=self.name, started=started, timeout=timeout, idle_timeout=idle_timeout)
@@ -98,8 +99,14 @@ class Endpoint:
         request: Request,
         route: Route,
         more: dict[str, Any],
+        trace: TraceRequest | None,
     ) -> _T:
         interface = self._interface or route.interface
+        options = self._options
+        if trace is not None:
+            options = replace(options, headers=trace.headers)
+            if route.takes_options and self._returns_traces(interface):
+                more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
         payload = encode(request, interface) if route.is_agent else request.payload
         if not route.takes_options and "databricks_options" in payload:
             warnings.warn(
@@ -109,7 +116,7 @@ class Endpoint:
         if more:
             payload = {**payload, **more}
         try:
-            return send(route.transport, route.url, payload, self._options)
+            return send(route.transport, route.url, payload, options)
         except EndpointNotFoundError:
             self._connection.forget(self.name)  # it may be made anew, as another
             raise
@@ -130,13 +137,18 @@ class Endpoint:
         # The endpoint refused the other schema's key before its agent ran, and said which one it takes.
         interface, payload = _encode_for_any(request, interfaces_for_key(wanted))
         try:
-            answer = send(route.transport, route.url, {**payload, **more}, self._options)
+            answer = send(route.transport, route.url, {**payload, **more}, options)
         except AgentError as error:
             if key_wanted(error.body) is None:
                 raise
             raise refusal from error
         self._connection.remember(self.name, replace(route, interface=interface))
         return answer
+
+    def _returns_traces(self, interface: type[Interface] | None) -> bool:
+        """Return whether the endpoint is known to be an agent's: what is none may refuse the question."""
+        # Chat completions are also spoken by servers that no description tells from an agent.
+        return interface is not None and (interface is not ChatCompletions or self._interface is None)
 
     def _exists(self) -> bool:
         """Ask whether the endpoint is there, though it answers 404: one that is starting may."""

@@ -134,7 +134,8 @@ class EndpointManagement(BaseDeploymentClient):
         Args:
             endpoint: The endpoint's name.
         """
-        return manage(self._connection.transport, "GET", self._options, name=endpoint_name(endpoint))
+        name = endpoint_name(endpoint)
+        return self._connection.described(name, lambda: self._ask(name))
 
     def create_deployment(
         self,
@@ -188,7 +189,7 @@ class EndpointManagement(BaseDeploymentClient):
         if model_uri is None and not config:
             raise InvalidInputError("Nothing to update was named: give a model URI, or a configuration.")
         served_model(model_uri, config)  # what can't be served is refused before anything is asked
-        answer = self._change("PUT", name, "config", served_model(model_uri, config, self.get_endpoint(name)))
+        answer = self._change("PUT", name, "config", served_model(model_uri, config, self._ask(name)))
         return ServingEndpoint({**answer, "name": name, "flavor": _FLAVOR})
 
     def delete_deployment(self, name: str, config: dict[str, Any] | None = None, endpoint: str | None = None) -> None:
@@ -219,6 +220,9 @@ class EndpointManagement(BaseDeploymentClient):
             endpoint: The name of the only endpoint to return.
         """
         return self.list_endpoints() if endpoint is None else [self.get_endpoint(endpoint)]
+
+    def _ask(self, name: str) -> ServingEndpoint:
+        return manage(self._connection.transport, "GET", self._options, name=name)
 
     def _create(self, payload: dict[str, Any]) -> ServingEndpoint:
         connection = self._connection

@@ -39,6 +39,15 @@ class ByteStream(Protocol):
     def abandon(self) -> None: ...
 
 
+class Observer(Protocol):
+    """What a stream tells of itself: a tracer."""
+
+    def hides(self, event: dict[str, Any]) -> bool: ...
+    def ended(
+        self, stream: AgentStream, answer: AgentResponse, error: AgentTargetError | None, left_early: bool
+    ) -> None: ...
+
+
 class AgentStream:
     """A streamed answer: an iterator of events, plain dicts as the endpoint sent them.
 
@@ -76,6 +85,7 @@ class AgentStream:
         self._new_text = ""
         self._incomplete_reason = ""
         self._error: AgentTargetError | None = None
+        self._observer: Observer | None = None
         # Told by an event that was delivered for what else it says.
         self._failure: AgentError | None = None
         self._decoder = EventDecoder()
@@ -100,6 +110,8 @@ class AgentStream:
         self._new_text = ""
         try:
             event = self._next_event()
+            while event is not None and self._observer is not None and self._observer.hides(event):
+                event = self._next_event()
         except AgentTargetError as error:
             self._error = self._error or error  # another thread may have closed it meanwhile
             self._end()
@@ -126,11 +138,15 @@ class AgentStream:
         if getattr(self, "duration", 0) is None:
             self._body.abandon()
 
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` of the stream's end, and let it take out the events that it asked for itself."""
+        self._observer = observer
+
     def close(self) -> None:
         """Close the connection. Any number of times; a stream that has ended stays as it ended."""
         if self.duration is None:
             self._error = self._interrupted("was closed by its reader before it was complete")
-            self._end()
+            self._end(left_early=True)
 
     @property
     def text_stream(self) -> Iterator[str]:
@@ -152,6 +168,9 @@ class AgentStream:
             pass
         if self._error is not None:
             raise self._error
+        return self._answer()
+
+    def _answer(self) -> AgentResponse:
         return self._whole or AgentResponse(self._so_far() or {}, request_id=self._body.request_id)
 
     def _so_far(self) -> dict[str, Any] | None:
@@ -160,9 +179,11 @@ class AgentStream:
         merged = {key: value for event in self._early for key, value in event.items()}
         return merged or None
 
-    def _end(self) -> None:
+    def _end(self, left_early: bool = False) -> None:
         if self.duration is None:
             self.duration = self._clock() - self._started
+            if self._observer is not None:
+                self._observer.ended(self, self._answer(), self._error, left_early)
         self._body.close()
 
     def _next_event(self) -> dict[str, Any] | None:

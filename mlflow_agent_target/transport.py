@@ -64,6 +64,7 @@ class RequestOptions:
         wait_until_ready: How long an endpoint is waited for that is starting or scaled to zero, beside `total_timeout`;
             None for the usual retries.
         exists: Asks whether an endpoint that answers 404 is there all the same, and so starting.
+        headers: Sent beside the usual ones.
         retries: When to try again.
     """
 
@@ -74,6 +75,7 @@ class RequestOptions:
     idempotent: bool = False
     wait_until_ready: float | None = None
     exists: Callable[[], bool] = field(default=lambda: False, compare=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -155,7 +157,7 @@ class Transport:
             attempt = _Attempt(number, timeout, time.monotonic() + timeout)
             login = self.login.headers()
             try:
-                sent = {**headers, **login}
+                sent = {**headers, **options.headers, **login}
                 if body is not None:
                     sent["Content-Length"] = str(len(body))
                 result = finish(self._send(method, url, sent, body, options, attempt), options, attempt)

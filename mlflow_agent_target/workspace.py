@@ -39,6 +39,8 @@ class ServingEndpoint(dict[str, Any]):
     """
 
     def __getattr__(self, name: str) -> Any:
+        if name == "endpoint_type":  # MLflow reads it of every endpoint; the platform gives it for models only
+            return self.get(name, self.get("task"))
         try:
             value = self[name]
         except KeyError:

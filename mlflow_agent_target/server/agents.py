@@ -6,15 +6,12 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import ChatAgent, ChatModel, ResponsesAgent
-from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.types.agent import ChatAgentChunk, ChatAgentRequest, ChatAgentResponse
 from mlflow.types.llm import ChatCompletionChunk, ChatCompletionResponse, ChatMessage, ChatParams
 from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
@@ -24,6 +21,7 @@ from mlflow_agent_target import interfaces
 from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.server.loading import ACCEPTED, load_agent
+from mlflow_agent_target.server.runs import Run, traced
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +42,21 @@ class RefusedError(Exception):
 
     def body(self) -> dict[str, Any]:
         return {"error_code": self.error_code, "message": self.message}
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """What a request says beside the agent's payload.
+
+    Attributes:
+        request_id: The platform's id of the request.
+        return_trace: Whether the answer brings the run's trace.
+        traceparent: The header that names the caller's span; None where there is none.
+    """
+
+    request_id: str
+    return_trace: bool
+    traceparent: str | None
 
 
 @dataclass(frozen=True)
@@ -123,45 +136,45 @@ class ServedAgent:
                 400, "INVALID_PARAMETER_VALUE", f"Invalid parameters for {self.interface.name}: {reason}"
             ) from error
 
-    def answer(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> bytes:
+    def answer(self, arguments: tuple[Any, ...], call: CallSettings) -> bytes:
         """Run the agent and return its whole answer as JSON, with what the platform adds to it.
 
         Raises:
             RefusedError: The agent failed.
         """
         try:
-            with self._traced(arguments) as run:
+            with traced(self.name, _described(arguments), call.traceparent) as run:
                 answer = _as_dict(self.model.predict(*arguments), self._kind.answer)
                 run.span.set_outputs(answer)
             if answer.get("id") is None:
-                answer["id"] = request_id
-            answer["databricks_output"] = {"databricks_request_id": request_id}
-            if return_trace:
+                answer["id"] = call.request_id
+            answer["databricks_output"] = {"databricks_request_id": call.request_id}
+            if call.return_trace:
                 answer["databricks_output"]["trace"] = run.trace()
             return _json(answer)
         except BaseException as error:  # whatever an agent raises, SystemExit included, is its failure
             raise self._failure(error) from error
 
-    def events(self, arguments: tuple[Any, ...], request_id: str, return_trace: bool) -> Iterator[bytes]:
+    def events(self, arguments: tuple[Any, ...], call: CallSettings) -> Iterator[bytes]:
         """Run the agent and yield its events as JSON, with what the platform adds; the last one tells a failure."""
         held: dict[str, Any] | None = None
         failure: RefusedError | None = None
-        run: _Run | None = None
+        run: Run | None = None
         try:
-            with self._traced(arguments) as run:
+            with traced(self.name, _described(arguments), call.traceparent) as run:
                 said = self.interface()
                 try:
                     for raw in self.model.predict_stream(*arguments):
                         event = _as_dict(raw, self._kind.event)
                         if event.get("id") is None:
-                            event["id"] = request_id
+                            event["id"] = call.request_id
                         encoded = _json(event)
                         said.add(event)
                         if held is not None:
                             yield _json(held)
                             held = None
                         # The trace comes beside the last message. Which one that is shows when the agent is done.
-                        if return_trace and self._may_be_last(event):
+                        if call.return_trace and self._may_be_last(event):
                             held = event
                         else:
                             yield encoded
@@ -171,8 +184,8 @@ class ServedAgent:
             raise  # the caller has left
         except BaseException as error:
             failure = self._failure(error)
-        output: dict[str, Any] = {"databricks_request_id": request_id}
-        if return_trace:
+        output: dict[str, Any] = {"databricks_request_id": call.request_id}
+        if call.return_trace:
             output["trace"] = run.trace() if run is not None else None
         if failure is not None:
             if held is not None:
@@ -180,7 +193,7 @@ class ServedAgent:
             yield _json({"databricks_output": {**output, "error": failure.body()}})
         elif held is not None:
             yield _json({**held, "databricks_output": output})
-        elif return_trace:
+        elif call.return_trace:
             # Readers of chat completions index into `choices`, of every chunk.
             choices: dict[str, Any] = {"choices": []} if self.interface is interfaces.ChatCompletions else {}
             yield _json({**choices, "databricks_output": output})
@@ -200,34 +213,6 @@ class ServedAgent:
             return RefusedError(status, str(error.error_code), error.message)
         message = f"Encountered an unexpected error while evaluating the model. Error: {type(error).__name__}: {error}"
         return RefusedError(400, "BAD_REQUEST", message)
-
-    @contextmanager
-    def _traced(self, arguments: tuple[Any, ...]) -> Iterator[_Run]:
-        """Run the block in a span of its own: ChatAgents and ChatModels are not traced by MLflow itself."""
-        with mlflow.start_span(name=self.name, span_type="AGENT") as span:
-            span.set_inputs(_described(arguments))
-            with InMemoryTraceManager.get_instance().get_trace(span.trace_id) as recorded:
-                run = _Run(span, recorded)
-            yield run
-
-
-class _Run:
-    """One run's span, and what MLflow records of its trace."""
-
-    def __init__(self, span: Any, recorded: Any) -> None:
-        self.span = span
-        self._recorded = recorded
-
-    def trace(self) -> dict[str, Any] | None:
-        """Return the finished run's trace; None where MLflow's tracing is off.
-
-        MLflow takes the record out of its memory when it exports it, to wherever its tracking is configured; whoever
-        held on to it still has every span.
-        """
-        if self._recorded is None:
-            return None
-        trace: dict[str, Any] = self._recorded.to_mlflow_trace().to_dict()
-        return trace
 
 
 def _wrong_key(key: str, body: dict[str, Any]) -> RefusedError:

@@ -23,7 +23,8 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from mlflow_agent_target.server.agents import RefusedError, ServedAgent
+from mlflow_agent_target.server.agents import CallSettings, RefusedError, ServedAgent
+from mlflow_agent_target.server.runs import joinable
 
 # So many calls of one agent run at a time, whatever the other agents do.
 _CALLS_PER_AGENT = 256
@@ -47,9 +48,9 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
             raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", f"The endpoint '{name}' does not exist.")
         return agents[name]
 
-    async def query(name: str, body: dict[str, Any]) -> Response:
+    async def query(name: str, request: Request, body: dict[str, Any]) -> Response:
         agent = find(name)
-        call = _Call(agent, body)
+        call = _Call(agent, body, joinable(request.headers))
         return await (call.stream(slots[name]) if body.get("stream") else call.answer(slots[name]))
 
     app = FastAPI(title="agent-target", openapi_url=None)
@@ -66,7 +67,7 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
 
     @app.post("/serving-endpoints/{name}/invocations", dependencies=secured)
     async def invocations(request: Request, name: str) -> Response:
-        return await query(name, await _json_body(request))
+        return await query(name, request, await _json_body(request))
 
     @app.post("/serving-endpoints/responses", dependencies=secured)
     @app.post("/serving-endpoints/chat/completions", dependencies=secured)
@@ -75,7 +76,7 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
         body = await _json_body(request)
         if not isinstance(name := body.get("model"), str):
             raise RefusedError(400, "INVALID_PARAMETER_VALUE", "Missing required parameter: 'model'")
-        return await query(name, body)
+        return await query(name, request, body)
 
     @app.get("/api/2.0/serving-endpoints", dependencies=secured)
     @app.get("/api/2.0/serving-endpoints/", dependencies=secured)
@@ -101,17 +102,17 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
 class _Call:
     """One checked call of an agent, run in a thread of its own."""
 
-    def __init__(self, agent: ServedAgent, body: dict[str, Any]) -> None:
+    def __init__(self, agent: ServedAgent, body: dict[str, Any], traceparent: str | None) -> None:
         options = body.get("databricks_options")
         self._agent = agent
         self._arguments = agent.arguments(body)
-        self._return_trace = isinstance(options, dict) and bool(options.get("return_trace"))
-        self._id = str(uuid.uuid4())
-        self._headers = {"x-request-id": self._id, "served-model-name": quote(agent.name)}
+        return_trace = isinstance(options, dict) and bool(options.get("return_trace"))
+        self._settings = CallSettings(str(uuid.uuid4()), return_trace, traceparent)
+        self._headers = {"x-request-id": self._settings.request_id, "served-model-name": quote(agent.name)}
 
     async def answer(self, slots: asyncio.Semaphore) -> Response:
         def run() -> bytes:
-            return self._agent.answer(self._arguments, self._id, self._return_trace)
+            return self._agent.answer(self._arguments, self._settings)
 
         return Response(await _in_thread(run, slots), media_type="application/json", headers=self._headers)
 
@@ -121,7 +122,7 @@ class _Call:
 
         def run() -> None:
             # The whole stream in one thread: spans and other context variables don't survive a change of threads.
-            frames = _frames(self._agent.events(self._arguments, self._id, self._return_trace))
+            frames = _frames(self._agent.events(self._arguments, self._settings))
             with contextlib.closing(frames), contextlib.suppress(anyio.BrokenResourceError):  # the caller has left
                 for frame in frames:
                     sending = send.send(frame)

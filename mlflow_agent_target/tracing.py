@@ -1,0 +1,357 @@
+"""MLflow spans of calls: one for each, and the agent's own trace brought home below it.
+
+Nothing is traced unless the caller is within a span of its own, or `autolog` was called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from mlflow_agent_target.answers import AgentResponse
+from mlflow_agent_target.error_bodies import printable
+from mlflow_agent_target.errors import AgentTargetError, server_name
+from mlflow_agent_target.streams import AgentStream
+
+_logger = logging.getLogger(__name__)
+
+# Under the id of MLflow's trace lies OpenTelemetry's. Spans that are not recorded have none.
+_TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
+# https://mlflow.org/docs/latest/genai/tracing/token-usage-cost/
+_USAGE = "mlflow.chat.tokenUsage"
+_SESSION = "mlflow.trace.session"
+_USER = "mlflow.trace.user"
+# What MLflow writes on each span anew.
+_SPANS_OWN = (
+    "mlflow.experimentId",
+    "mlflow.spanInputs",
+    "mlflow.spanOutputs",
+    "mlflow.spanStartTimeNs",
+    "mlflow.spanType",
+    "mlflow.traceRequestId",
+)
+
+_ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
+
+# Tells a server, beside `traceparent`, where the trace is kept.
+STORE_HEADER = "x-agent-target-tracking-store"
+
+_autologging = False
+_warned: set[str] = set()
+
+
+def autolog(disable: bool = False) -> None:
+    """Trace every call of this package's clients, also outside of any span.
+
+    Within a span of the caller's own, calls are traced without it.
+
+    Args:
+        disable: True turns it off again.
+    """
+    global _autologging  # noqa: PLW0603 (like MLflow's own autologs, for the whole process)
+    _autologging = not disable
+
+
+def is_wanted() -> bool:
+    """Return whether a call that starts now is to be traced."""
+    return _autologging or mlflow.get_current_active_span() is not None
+
+
+@dataclass
+class TraceRequest:
+    """What a call sends so that the agent's trace and this one come together.
+
+    Attributes:
+        headers: More headers.
+        asked: Whether the agent's trace was asked for, which the caller did not ask for.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    asked: bool = False
+
+    def asked_for_in(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a payload's `databricks_options` with the wish for the trace, unless they speak of it already."""
+        options = payload.get("databricks_options") or {}
+        self.asked = "return_trace" not in options
+        return {"return_trace": True, **options}
+
+
+class Queryable(Protocol):
+    """What is traced: an endpoint."""
+
+    name: str | None
+
+    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse: ...
+    def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream: ...
+
+
+def query(
+    endpoint: Queryable, inputs: Any, *, sends_context: bool, shown: Any = None, session: str | None = None
+) -> AgentResponse:
+    """Query an endpoint in a span of its own, which ends with the call.
+
+    Args:
+        endpoint: The endpoint.
+        inputs: What to ask it.
+        sends_context: Whether the server may be told of the trace: it joins it, where it can.
+        shown: What the span shows as its inputs; None for `inputs`.
+        session: The conversation that the trace belongs to; None for none.
+
+    Raises:
+        AgentTargetError: As `Endpoint.query`. The span keeps it.
+    """
+    started = time.monotonic()
+    with mlflow.start_span(name=_name(endpoint), span_type="AGENT") as span:
+        span.set_inputs(inputs if shown is None else shown)
+        call = _Call(endpoint.name, span)
+        if session is not None:
+            call.belongs_to(session)
+        if sends_context:
+            # MLflow's AgentServer gives the id of the trace that it writes.
+            call.request.headers = {**call.context(), "x-mlflow-return-trace-id": "true"}
+        response = endpoint.query(inputs, call.request)
+        call.answered(response, latency_seconds=time.monotonic() - started)
+    return response
+
+
+def stream(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentStream:
+    """Start a stream in a span of its own, which ends with the stream. See `query`."""
+    parent = mlflow.get_current_active_span()
+    span = mlflow.start_span_no_context(name=_name(endpoint), span_type="AGENT", parent_span=parent, inputs=inputs)
+    call = _Call(endpoint.name, span)
+    if sends_context:
+        call.request.headers = call.context()
+    try:
+        answer = endpoint.stream(inputs, call.request)
+    except BaseException as error:
+        call.failed(error)
+        raise
+    answer.observe(call)
+    return answer
+
+
+class _Call:
+    """One call's span, and what the call sends on its behalf. It observes a stream."""
+
+    def __init__(self, endpoint: str | None, span: Any) -> None:
+        self.request = TraceRequest()
+        self._endpoint = endpoint
+        self._span = span
+        self._otel_trace_id = _TRACE_ID.fullmatch(str(span.trace_id))
+
+    def context(self) -> dict[str, str]:
+        """Return the headers that tell a server of this span (https://www.w3.org/TR/trace-context/)."""
+        store = tracking_store()
+        if self._otel_trace_id is None or store is None:
+            return {}
+        return {"traceparent": f"00-{self._otel_trace_id[1]}-{self._span.span_id}-01", STORE_HEADER: store}
+
+    def belongs_to(self, session: str) -> None:
+        """Tell the conversation that the trace belongs to."""
+        if self._otel_trace_id is not None:
+            mlflow.update_current_trace(metadata={_SESSION: session})
+
+    def answered(self, response: AgentResponse, **seconds: float | None) -> None:
+        """Write down an answer, and bring the agent's trace home."""
+        if self._otel_trace_id is None:  # not recorded: tracing is off, or the trace was not sampled
+            return
+        self._span.set_outputs({key: value for key, value in response.items() if key != "databricks_output"})
+        facts = {"endpoint": self._endpoint, "request_id": response.request_id, **seconds}
+        self._span.set_attributes({key: value for key, value in facts.items() if value is not None})
+        has_usage = False
+        try:
+            has_usage = self._bring_home(response)
+        except Exception as error:  # whatever a trace from elsewhere holds must not fail the call
+            reason = f"{type(error).__name__}: {printable(str(error), 200)}"
+            _warn_once(f"The trace that {server_name(self._endpoint)} sent can't be read ({reason}). {_ONLY_CALLS}")
+        if response.usage is not None and not has_usage:
+            self._span.set_attribute(_USAGE, response.usage)
+
+    def failed(self, error: BaseException) -> None:
+        """Close the span with an error."""
+        if isinstance(error, Exception):
+            self._span.record_exception(error)
+        self._span.end(status="ERROR")
+
+    def hides(self, event: Mapping[str, Any]) -> bool:
+        """Return whether a stream's event only brings the trace that the caller did not ask for."""
+        said = {key for key, value in event.items() if value not in (None, [])}
+        return self.request.asked and "databricks_output" in said and said <= {"databricks_output", "id"}
+
+    def ended(
+        self, stream: AgentStream, answer: AgentResponse, error: AgentTargetError | None, left_early: bool
+    ) -> None:
+        """Close the span of a stream with what arrived."""
+        self.request.asked = self.request.asked and error is None  # what broke off can't be missed
+        self.answered(answer, latency_seconds=stream.duration, time_to_first_event_seconds=stream.time_to_first_event)
+        if left_early:  # the reader had enough: no failure
+            self._span.end(attributes={"left_early": True})
+        elif error is None:
+            self._span.end()
+        else:
+            self.failed(error)
+
+    def _bring_home(self, response: AgentResponse) -> bool:
+        """Copy the agent's spans below this one, and return whether they say how many tokens were used."""
+        if response.trace:
+            trace = _RemoteTrace(response.trace)
+        elif (trace_id := _told_trace_id(response)) is not None:
+            self._span.set_attribute("agent_trace_id", trace_id)
+            found = _stored(trace_id)
+            if found is None:
+                return False
+            trace = _RemoteTrace(found.to_dict())
+        else:
+            if self.request.asked:
+                _warn_once(f"{server_name(self._endpoint)} sent no trace of its agent. {_ONLY_CALLS}")
+            return False
+        if trace.trace_id == self._span.trace_id:
+            return trace.has_usage  # the server joined this trace: its spans are here
+        if self._is_home(trace):
+            self._span.set_attribute("agent_trace_id", trace.trace_id)
+            return False
+        trace.copy_below(self._span)
+        return trace.has_usage
+
+    def _is_home(self, trace: _RemoteTrace) -> bool:
+        """Return whether the agent itself wrote its trace to this experiment."""
+        with _trace_in_memory(self._span.trace_id) as mine:
+            if trace.experiment_id is None or mine is None or mine.info.experiment_id != trace.experiment_id:
+                return False
+        if mlflow.get_tracking_uri().startswith("databricks"):
+            return True  # where an experiment's id is one in the workspace
+        with _trace_in_memory(trace.trace_id) as pending:
+            if pending is not None:
+                return True
+        return _stored(trace.trace_id) is not None
+
+
+class _RemoteTrace:
+    """An agent's trace as it came: MLflow 3's layout or MLflow 2's, with what may be missing in either.
+
+    Raises:
+        Exception: Its spans can't be read. MLflow says in many ways why.
+    """
+
+    def __init__(self, trace: Mapping[str, Any]) -> None:
+        from mlflow.entities import Span
+
+        self._info = dict(trace.get("info") or {})
+        self._spans = _root_first([Span.from_dict(span) for span in trace["data"]["spans"]])
+        if not self._spans:
+            raise ValueError("it has no spans")
+        self.trace_id = str(self._info.get("trace_id") or self._info.get("request_id"))
+        location = self._info.get("trace_location") or {}
+        experiment = location.get("mlflow_experiment") or self._info
+        self.experiment_id: str | None = experiment.get("experiment_id")
+        self.has_usage = any(span.attributes.get(_USAGE) for span in self._spans)
+
+    def copy_below(self, parent: Any) -> None:
+        """Make the spans anew below `parent`, and give its trace the tags, metadata and assessments of this one."""
+        made: dict[str, Any] = {}
+        for span in self._spans:
+            copy = mlflow.start_span_no_context(
+                name=span.name,
+                span_type=span.span_type,
+                parent_span=made.get(span.parent_id or "", parent),
+                inputs=span.inputs,
+                attributes={key: value for key, value in span.attributes.items() if key not in _SPANS_OWN},
+                start_time_ns=span.start_time_ns,
+            )
+            for event in span.events:
+                copy.add_event(event)
+            copy.end(outputs=span.outputs, status=span.status, end_time_ns=span.end_time_ns)
+            made[span.span_id] = copy
+        with _trace_in_memory(parent.trace_id) as trace:
+            if trace is not None and made:
+                self._copy_info(trace.info, {old: new.span_id for old, new in made.items()})
+
+    def _copy_info(self, info: Any, span_ids: Mapping[str, str]) -> None:
+        from mlflow.entities import Assessment
+
+        for key, value in (self._info.get("tags") or {}).items():
+            if not key.startswith("mlflow."):
+                info.tags.setdefault(key, value)
+        metadata = self._info.get("trace_metadata") or self._info.get("request_metadata") or {}
+        for key, value in metadata.items():
+            if key in (_SESSION, _USER) or not key.startswith("mlflow."):
+                info.trace_metadata.setdefault(key, value)
+        for said in self._info.get("assessments") or []:
+            assessment = Assessment.from_dictionary(said)
+            assessment.assessment_id = None  # it gets one of its own
+            assessment.trace_id = info.trace_id
+            assessment.span_id = span_ids.get(assessment.span_id)
+            info.assessments.append(assessment)
+
+
+def _root_first(spans: list[Any]) -> list[Any]:
+    parents = {span.span_id: span.parent_id for span in spans}
+
+    def depth(span: Any) -> int:
+        above: list[str] = []
+        current = span.parent_id
+        while current in parents and current not in above:
+            above.append(current)
+            current = parents[current]
+        return len(above)
+
+    return sorted(spans, key=depth)
+
+
+def tracking_store() -> str | None:
+    """Return what tells the tracking store of this process from others; None for one that keeps no trace in pieces.
+
+    A trace can only be joined where it is kept.
+    """
+    uri = mlflow.get_tracking_uri()
+    scheme, colon, rest = uri.partition("://")
+    if uri.startswith("databricks"):
+        return None
+    if scheme == "sqlite":
+        uri = f"{scheme}:{os.path.abspath(rest.removeprefix('/'))}"
+    elif not colon or scheme == "file":
+        uri = f"{uri}#{os.getpid()}"  # files are written as a whole, by one process
+    else:
+        uri = rest.rpartition("@")[2]  # a login is no part of it
+    return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def _trace_in_memory(trace_id: str) -> Any:
+    """Return a context that gives a trace which is being recorded, locked, or None."""
+    from mlflow.tracing.trace_manager import InMemoryTraceManager
+
+    return InMemoryTraceManager.get_instance().get_trace(trace_id)
+
+
+def _stored(trace_id: str) -> Any:
+    """Return a trace of the tracking store, or None."""
+    try:
+        return mlflow.MlflowClient().get_trace(trace_id)
+    except MlflowException:
+        return None
+
+
+def _told_trace_id(response: AgentResponse) -> str | None:
+    """Return the id that MLflow's AgentServer gives of the trace that it wrote itself."""
+    metadata = response.get("metadata")
+    trace_id = metadata.get("trace_id") if isinstance(metadata, dict) else None
+    return trace_id if isinstance(trace_id, str) else None
+
+
+def _name(endpoint: Queryable) -> str:
+    return endpoint.name or "agent"
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        _logger.warning("%s", message)
