@@ -77,7 +77,7 @@ class AgentTargetClient(BaseDeploymentClient):
 
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
-    ) -> AgentResponse:
+    ) -> AgentResponse | Any:
         """Send one request to an agent and wait for its whole answer.
 
         Args:
@@ -85,13 +85,14 @@ class AgentTargetClient(BaseDeploymentClient):
             inputs: What to ask: `{"input": [...]}` (ResponsesAgent), `{"messages": [...]}` (ChatAgent, ChatModel), a
                 string (one user message), a list of messages or items, or MLflow's `ResponsesAgentRequest`,
                 `ChatAgentRequest`, `ChatCompletionRequest`. Converted where the endpoint serves the other schema, with
-                nothing dropped. Not modified.
+                nothing dropped. Or a pandas DataFrame or Series, whose every row is sent. Not modified.
             endpoint: The endpoint's name, "my-agent" or "endpoints:/my-agent". May be left out where the target is a
                 base URL that is itself an agent server.
 
         Returns:
             What the endpoint answered, a dict in the endpoint's own schema, which also reads as attributes:
-            `output_text`, `tool_calls`, `usage`, `trace`, `custom_outputs`.
+            `output_text`, `tool_calls`, `usage`, `trace`, `custom_outputs`. For a DataFrame, a DataFrame on its index
+            with the columns `output_text`, `response`, `error`, `request_id`.
 
         Raises:
             InvalidInputError: The payload or the name can't be used. Nothing was sent.
@@ -99,7 +100,10 @@ class AgentTargetClient(BaseDeploymentClient):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        return self._endpoint(deployment_name, endpoint).query(inputs)
+        from mlflow_agent_target.frames import is_frame, predict_frame
+
+        agent = self._endpoint(deployment_name, endpoint)
+        return predict_frame(inputs, agent.query) if is_frame(inputs) else agent.query(inputs)
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None

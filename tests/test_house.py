@@ -18,7 +18,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "demo" not in path.pa
 ROWS = [
     {"cli", "plugin"},
     {"client"},
-    {"server"},
+    {"server", "frames"},
     {"endpoint", "workspace"},
     {"streams", "answers"},
     {"transport", "interfaces", "inputs", "conversion"},
