@@ -90,7 +90,7 @@ class AgentTargetClient(EndpointManagement):
 
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
-    ) -> AgentResponse:
+    ) -> AgentResponse | Any:
         """Send one request to an agent and wait for its whole answer.
 
         Args:
@@ -98,13 +98,14 @@ class AgentTargetClient(EndpointManagement):
             inputs: What to ask: `{"input": [...]}` (ResponsesAgent), `{"messages": [...]}` (ChatAgent, ChatModel), a
                 string (one user message), a list of messages or items, or MLflow's `ResponsesAgentRequest`,
                 `ChatAgentRequest`, `ChatCompletionRequest`. Converted where the endpoint serves the other schema, with
-                nothing dropped. Not modified.
+                nothing dropped. Or a pandas DataFrame or Series, whose every row is sent. Not modified.
             endpoint: The endpoint's name, "my-agent" or "endpoints:/my-agent". May be left out where the target is a
                 base URL that is itself an agent server.
 
         Returns:
             What the endpoint answered, a dict in the endpoint's own schema, which also reads as attributes:
-            `output_text`, `tool_calls`, `usage`, `trace`, `custom_outputs`.
+            `output_text`, `tool_calls`, `usage`, `trace`, `custom_outputs`. For a DataFrame, a DataFrame on its index
+            with the columns `output_text`, `response`, `error`, `request_id`.
 
         Raises:
             InvalidInputError: The payload or the name can't be used. Nothing was sent.
@@ -112,7 +113,11 @@ class AgentTargetClient(EndpointManagement):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
+        from mlflow_agent_target.frames import is_frame, predict_frame
+
         agent = self._endpoint(deployment_name, endpoint)
+        if is_frame(inputs):
+            return predict_frame(inputs, agent.query)
         if tracing.is_wanted():
             answer = tracing.query(agent, inputs, sends_context=self._sends_context)
         else:

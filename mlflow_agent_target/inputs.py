@@ -37,7 +37,7 @@ def read_inputs(inputs: Any) -> Request:
     inputs = _as_plain(inputs)
     if isinstance(inputs, str):
         return Request("input", {"input": [{"role": "user", "content": inputs}]})
-    if isinstance(inputs, list):
+    if isinstance(inputs, (list, tuple)):
         items = [_plain_message(item) for item in inputs]
         if not items:
             raise InvalidInputError(f"The list of messages is empty. {_ACCEPTED}.")
@@ -65,7 +65,12 @@ def read_inputs(inputs: Any) -> Request:
     if isinstance(payload.get("input"), str):
         # OpenAI's API takes a bare string here; MLflow's schema, and so the endpoint, wants the list.
         payload["input"] = [{"role": "user", "content": payload["input"]}]
-    if isinstance(payload[keys[0]], list):
+    if isinstance(payload[keys[0]], dict) and not payload[keys[0]].keys() & {"role", "type"}:
+        raise InvalidInputError(
+            f"The payload can't be sent: {keys[0]}: must be a list, not dict {payload[keys[0]]!r:.60}. A dict there is "
+            "the protocol of a DurableAgentServer, which this client does not speak."
+        )
+    if isinstance(payload[keys[0]], (list, tuple)):
         payload[keys[0]] = [_plain_message(item) for item in payload[keys[0]]]
     if keys == ["input"]:
         check(ResponsesRequest, payload)

@@ -7,6 +7,7 @@ against; what is sent is the caller's own payload, with every key it holds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,7 +147,7 @@ def encode_json(payload: Any) -> bytes:
         InvalidInputError: It holds a value that JSON can't say; the error names its path.
     """
     try:
-        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
         try:
             problem = _json_problem(payload)
@@ -155,12 +156,24 @@ def encode_json(payload: Any) -> bytes:
         raise InvalidInputError(f"The payload can't be sent as JSON: {problem}.") from error
 
 
+def _plain(value: Any) -> Any:
+    """Return a mapping as a dict, and numpy's and pandas' numbers and arrays as Python's, without importing either."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if callable(getattr(value, "tolist", None)) and not isinstance(value, memoryview):
+        return value.tolist()
+    raise TypeError
+
+
 def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> str:
     """Return where and why `value` is no JSON, or "" where it is."""
     where = path or "the payload"
     if id(value) in parents:
         return f"{where} contains itself"
     parents = (*parents, id(value))
+    if not isinstance(value, (dict, list, tuple, str, int, float)):
+        with contextlib.suppress(TypeError):
+            value = _plain(value)
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -180,6 +193,10 @@ def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> 
         return ""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return f"{where} is {value}, which JSON has no word for"
+    if isinstance(value, int) and value.bit_length() > 14_280:  # Python writes no more than 4300 digits
+        return f"{where} is an integer of too many digits"
     if value is None or isinstance(value, (bool, int, float)):
         return ""
+    if callable(getattr(value, "isoformat", None)):
+        return f"{where} is a {type(value).__name__}, which JSON has no word for: send text, such as its .isoformat()"
     return f"{where} is a {type(value).__name__}, which JSON has no word for"

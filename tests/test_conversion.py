@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
+import numpy
+import pandas  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -429,6 +434,53 @@ def test_what_json_cannot_say_is_refused_by_its_path(value: Any, says: str) -> N
     with pytest.raises(InvalidInputError) as caught:
         encode_json(value)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (numpy.int64(5), 5),
+        (numpy.bool_(True), True),
+        (numpy.float32(0.5), 0.5),
+        (numpy.array([[1, 2]]), [[1, 2]]),
+        (numpy.array([{"a": numpy.int8(1)}], dtype=object), [{"a": 1}]),
+        (pandas.Series([1, 2]), [1, 2]),
+        (MappingProxyType({"a": 1}), {"a": 1}),
+        ((1, 2), [1, 2]),
+    ],
+)
+def test_numpys_values_and_mappings_are_sent_as_pythons(value: Any, sent: Any) -> None:
+    assert json.loads(encode_json({"a": value})) == {"a": sent}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (numpy.float64("nan"), "a is nan"),
+        (numpy.array([1.0, float("nan")]), r"a[1] is nan"),
+        (numpy.datetime64("2024-01-01"), "a is a date, which JSON has no word for: send text"),
+        (pandas.Timestamp("2024-01-01"), "a is a Timestamp, which JSON has no word for: send text"),
+        (pandas.NaT, "a is a NaTType"),
+        (pandas.NA, "a is a NAType"),
+        (numpy.complex64(1j), "a is a complex"),
+        (memoryview(b"x"), "a is a memoryview"),
+        (Decimal("1.1"), "a is a Decimal"),
+        pytest.param(10**5000, "a is an integer of too many digits", id="huge"),
+    ],
+)
+def test_what_numpy_and_pandas_hold_and_json_cannot_say_is_refused(value: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        encode_json({"a": value})
+    assert says in str(caught.value)
+
+
+def test_a_durable_servers_request_is_not_taken_for_an_agents() -> None:
+    with pytest.raises(InvalidInputError, match="DurableAgentServer"):
+        read_inputs({"input": {"messages": HI}})
+
+
+def test_tuples_are_lists() -> None:
+    assert read_inputs(tuple(HI)).payload == read_inputs({"input": tuple(HI)}).payload == {"input": HI}
 
 
 def test_text_is_sent_as_utf8() -> None:

@@ -19,7 +19,7 @@ ROWS = [
     {"cli", "plugin"},
     {"client"},
     {"management"},
-    {"server"},
+    {"server", "frames"},
     {"evaluation"},
     {"endpoint"},
     {"tracing"},

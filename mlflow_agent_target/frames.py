@@ -1,0 +1,201 @@
+"""pandas in, pandas out: the rows of a DataFrame as requests, outcomes as a DataFrame. Only its calls need pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from mlflow_agent_target.errors import (
+    AgentTargetError,
+    AuthenticationError,
+    EndpointNotFoundError,
+    InterfaceMismatchError,
+    InvalidInputError,
+    PermissionDeniedError,
+)
+
+if TYPE_CHECKING:
+    from mlflow_agent_target.answers import AgentResponse
+
+_KEYS = ("input", "messages")
+# Columns that go with a question, where the question's own column may have any name.
+_SETTINGS = {
+    "custom_inputs",
+    "context",
+    "databricks_options",
+    "client_request_id",
+    "usage_context",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "metadata",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning",
+    "store",
+    "text",
+    "response_format",
+    "truncation",
+    "user",
+    "frequency_penalty",
+    "presence_penalty",
+    "n",
+}
+# Every row would fail in the same way.
+_SHARED = (AuthenticationError, PermissionDeniedError, EndpointNotFoundError)
+_AT_ONCE = 8
+
+
+def is_frame(inputs: Any) -> bool:
+    """Return whether `inputs` is a pandas DataFrame or Series, without importing pandas."""
+    return hasattr(inputs, "iloc") and hasattr(inputs, "index")
+
+
+def predict_frame(frame: Any, query: Callable[[Any], AgentResponse]) -> Any:
+    """Send a request for each row of a frame and return the answers as a frame.
+
+    Args:
+        frame: A DataFrame or Series, as for `requests_of`.
+        query: Sends one request; called from several threads.
+
+    Returns:
+        A DataFrame, as `frame_of` makes it. A row that fails is recorded in it.
+
+    Raises:
+        InvalidInputError: The frame can't be read.
+        AgentTargetError: A failure that every row would share.
+    """
+
+    def outcome(request: Any) -> AgentResponse | AgentTargetError:
+        try:
+            return query(request)
+        except _SHARED:
+            raise
+        except AgentTargetError as error:
+            return error
+
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        outcomes = list(pool.map(outcome, requests_of(frame)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    mismatches = [found for found in outcomes if isinstance(found, InterfaceMismatchError)]
+    if mismatches and len(mismatches) == len(outcomes):
+        raise mismatches[0]
+    return frame_of(outcomes, frame)
+
+
+def requests_of(frame: Any) -> list[Any]:
+    """Return the requests that a frame holds: one a row, or one for a conversation that is spread over its rows.
+
+    Args:
+        frame: A DataFrame with a column `input` or `messages` (a list, or a text, a row; or a message a row), with
+            columns `role` and `content` (a message a row), with a column `inputs` (a request a row), or with one
+            column of questions. Columns of the request's schema go with their row, `id` is not sent. Or a Series of
+            requests or questions.
+
+    Raises:
+        InvalidInputError: It is not clear what the frame's columns mean.
+    """
+    if not hasattr(frame, "columns"):
+        return [_question(cell) for cell in map(_plain, frame)]
+    if not frame.columns.is_unique:
+        raise InvalidInputError(f"The DataFrame has columns of the same name: {_names(frame)}. Name each differently.")
+    cells = {str(name): [_plain(cell) for cell in frame[name]] for name in frame.columns}
+    rows = [
+        {name: column[i] for name, column in cells.items() if name != "id" and column[i] is not None}
+        for i in range(len(frame))
+    ]
+    if any(key in cells for key in _KEYS):
+        return _by_key(rows)
+    if "role" in cells:
+        # Here an `id` is a message's own.
+        ids = cells.get("id", [None] * len(rows))
+        return (
+            [[row if own is None else {**row, "id": own} for row, own in zip(rows, ids, strict=True)]] if rows else []
+        )
+    if "inputs" in cells:
+        return [_question(row.get("inputs")) for row in rows]
+    asked = [name for name in cells if name != "id" and name not in _SETTINGS]
+    if len(asked) != 1:
+        raise InvalidInputError(
+            f"The DataFrame has the columns {_names(frame)}, and it is not clear which of them is the question. Name "
+            "it 'input'."
+        )
+    return _by_key([{("input" if name == asked[0] else name): cell for name, cell in row.items()} for row in rows])
+
+
+def frame_of(outcomes: list[Any], frame: Any) -> Any:
+    """Return what came of a frame's requests as a DataFrame.
+
+    Args:
+        outcomes: An answer or an error for each request of `requests_of(frame)`, in that order.
+        frame: The frame itself.
+
+    Returns:
+        A DataFrame on the index of `frame` (its first label, for a conversation spread over its rows) with the columns
+        `output_text`, `response` (the answer as a dict), `error` ("ErrorClass: message", or None) and `request_id`,
+        after the `id` of `frame`, where it has one.
+    """
+    import pandas  # type: ignore[import-untyped]
+
+    failed = [isinstance(outcome, AgentTargetError) for outcome in outcomes]
+    both = list(zip(outcomes, failed, strict=True))
+    columns = {
+        "output_text": [None if bad else outcome.output_text for outcome, bad in both],
+        "response": [None if bad else dict(outcome) for outcome, bad in both],
+        "error": [f"{type(outcome).__name__}: {outcome}" if bad else None for outcome, bad in both],
+        "request_id": [outcome.request_id for outcome in outcomes],
+    }
+    scored = pandas.DataFrame(columns, index=frame.index[: len(outcomes)], dtype=object)
+    if "id" in getattr(frame, "columns", ()) and len(outcomes) == len(frame):
+        scored.insert(0, "id", frame["id"])
+    return scored
+
+
+def _by_key(rows: list[dict[str, Any]]) -> list[Any]:
+    given = [(key, row[key]) for row in rows for key in _KEYS if key in row]
+    spread = [isinstance(cell, dict) and ("role" in cell or "type" in cell) for _, cell in given]
+    if not any(spread):
+        return [{**row, **{key: _messages(row[key]) for key in _KEYS if key in row}} for row in rows]
+    if not all(spread) or len(given) != len(rows) or len({key for key, _ in given}) != 1:
+        raise InvalidInputError(
+            "Some rows of the DataFrame hold a message, others something else. Give a list of messages a row, or one "
+            "conversation with a message a row."
+        )
+    key = given[0][0]
+    settings = [{name: cell for name, cell in row.items() if name != key} for row in rows]
+    if any(row != settings[0] for row in settings):
+        raise InvalidInputError(
+            f"The DataFrame's rows are the messages of one conversation (column '{key}'), but they differ in other "
+            f"columns ({', '.join(sorted(set().union(*settings)))}). Give a list of messages a row, or the same values."
+        )
+    return [{key: [cell for _, cell in given], **settings[0]}]
+
+
+def _messages(cell: Any) -> Any:
+    # What looks like a number, pandas.read_json has made one.
+    return [{"role": "user", "content": str(cell)}] if isinstance(cell, (str, int, float)) else cell
+
+
+def _question(cell: Any) -> Any:
+    return str(cell) if isinstance(cell, (int, float)) else cell
+
+
+def _plain(cell: Any) -> Any:
+    """Return a cell without numpy and pandas in it; None where it is missing."""
+    import pandas
+
+    if pandas.api.types.is_scalar(cell) and pandas.isna(cell):
+        return None
+    return cell.tolist() if hasattr(cell, "tolist") else cell
+
+
+def _names(frame: Any) -> str:
+    return ", ".join(repr(str(name)) for name in frame.columns)
