@@ -75,8 +75,7 @@ def _temporary_store() -> str:
     """
     import mlflow
 
-    for name in ("mlflow", "alembic"):  # what they say of making a database
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # what is said of making a database
     folder = Path(tempfile.mkdtemp(prefix="agent-target-demo-"))
     store = f"sqlite:///{folder / 'mlflow.db'}"
     mlflow.set_tracking_uri(store)
