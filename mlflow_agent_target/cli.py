@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import tempfile
 from pathlib import Path
@@ -75,9 +76,9 @@ def _temporary_store() -> str:
     """
     import mlflow
 
-    for name in ("mlflow", "alembic"):  # what they say of making a database
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # what is said of making a database
     folder = Path(tempfile.mkdtemp(prefix="agent-target-demo-"))
+    os.chdir(folder)  # where MLflow 3.2 makes a folder for artifacts, needed or not
     store = f"sqlite:///{folder / 'mlflow.db'}"
     mlflow.set_tracking_uri(store)
     experiment = mlflow.create_experiment("agent-target demo", artifact_location=(folder / "artifacts").as_uri())

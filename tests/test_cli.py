@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,16 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(COMMAND), *arguments], capture_output=True, text=True, cwd=cwd, check=False)
 
 
-def test_the_demo_shows_every_call_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    result = run("demo", cwd=tmp_path)
+def test_the_demo_shows_every_call_and_leaves_nothing_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    result = run("demo", cwd=here)
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert not [line for line in result.stderr.splitlines() if line and not line.startswith("Evaluating: ")]
     shown = result.stdout
     for agent, answer in (
         ("word-counter", "4 words, by my count_words tool."),
@@ -35,7 +42,14 @@ def test_the_demo_shows_every_call_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert 'get_deploy_client("agent-target:http://127.0.0.1:' in shown
     assert "mlflow deployments run-local -t agent-target" in shown
     assert "DATABRICKS_HOST" in shown
-    assert list(tmp_path.iterdir()) == []
+    if importlib.util.find_spec("mlflow.genai.evaluation.harness") is None:
+        assert "This MLflow can't evaluate by itself" in shown
+    else:
+        assert shown.count("True") + shown.count("False") == 20
+        assert "'counts_right/mean': " in shown
+    (store,) = temporary.glob("agent-target-demo-*/mlflow.db")
+    assert f"mlflow ui --backend-store-uri sqlite:///{store}" in shown
+    assert list(here.iterdir()) == []
 
 
 def test_every_command_has_help() -> None:

@@ -1,0 +1,368 @@
+"""Evaluation runs, as MLflow makes them, against agents that are served here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities import Trace
+from mlflow.pyfunc import ResponsesAgent
+from mlflow.types.responses import ResponsesAgentResponse
+
+from mlflow_agent_target import AgentTargetClient, InvalidInputError, RateLimitError, serve, tracing
+from mlflow_agent_target.evaluation import request
+from mlflow_agent_target.server import LocalServer, runs
+from tests.conftest import AGENTS, user
+from tests.scripted import ScriptedServer, whole
+from tests.test_tracing import AGENT, ANSWER, V2_TRACE, span_named, tree
+
+harness = pytest.mark.skipif(
+    importlib.util.find_spec("mlflow.genai.evaluation.harness") is None,
+    reason="this MLflow's mlflow.genai.evaluate needs the package databricks-agents",
+)
+simulators = pytest.mark.skipif(
+    importlib.util.find_spec("mlflow.genai.simulators") is None, reason="this MLflow simulates no conversations"
+)
+QUESTIONS = [f"question number {number}" for number in range(8)]
+
+
+@contextmanager
+def own_experiment() -> Iterator[None]:
+    """An experiment of its own, so that its traces can be counted."""
+    before = mlflow.MlflowClient().get_experiment_by_name("tests")
+    own = mlflow.create_experiment(uuid.uuid4().hex, artifact_location=before.artifact_location)
+    mlflow.set_experiment(experiment_id=own)
+    try:
+        yield
+    finally:
+        mlflow.set_experiment(experiment_id=before.experiment_id)
+
+
+def traces() -> list[Trace]:
+    """The experiment's traces."""
+    mlflow.flush_trace_async_logging()
+    found: list[Trace] = mlflow.search_traces(return_type="list", max_results=500)
+    return found
+
+
+class Evaluated:
+    """What an evaluation run left behind."""
+
+    def __init__(self, data: list[dict[str, Any]], predict_fn: Callable[..., Any]) -> None:
+        from mlflow.genai.scorers import scorer
+
+        @scorer
+        def answered(outputs: Any) -> bool:
+            return bool(outputs and outputs.output_text)
+
+        with own_experiment():
+            self.result = mlflow.genai.evaluate(data=data, predict_fn=predict_fn, scorers=[answered])
+            self.run = mlflow.get_run(self.result.run_id)
+            self.all_traces = traces()
+        self.rows = [t for t in self.all_traces if t.info.trace_metadata.get("mlflow.sourceRun") == self.result.run_id]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("responses_agent", "responses_agent/predict/predict_stream/count_words"),
+        ("chat_agent", "chat_agent"),
+        ("chat_model", "chat_model"),
+    ],
+    ids=lambda param: param[0],
+)
+def evaluated(request: pytest.FixtureRequest, server: LocalServer) -> Iterator[tuple[Evaluated, str, str]]:
+    """An agent's evaluation by eight workers, its name, and the path of its innermost span."""
+    name, innermost = request.param
+    client = AgentTargetClient(server.target_uri)
+    data = [{"inputs": {"question": question}} for question in QUESTIONS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_GENAI_EVAL_MAX_WORKERS", "8")
+        patch.setenv("MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT", "0")
+        yield Evaluated(data, client.to_predict_fn(name)), name, innermost
+
+
+@harness
+class TestARun:
+    def test_every_row_is_answered_and_scored(self, evaluated: tuple[Evaluated, str, str]) -> None:
+        run, _, _ = evaluated
+        assert run.result.metrics == {"answered/mean": 1.0}
+        assert len(run.rows) == len(QUESTIONS)
+
+    def test_every_row_has_one_trace_which_holds_the_agents_spans(self, evaluated: tuple[Evaluated, str, str]) -> None:
+        run, name, innermost = evaluated
+        joined = f"/{name}/{innermost}" if runs.get_context_api else f"/{name}"
+        for trace in run.rows:
+            assert tree(trace)[-1] == joined
+            assert len(tree(trace)) == joined.count("/")
+        if runs.get_context_api:
+            assert len(run.all_traces) == len(run.rows)
+
+    def test_a_row_shows_what_was_asked_and_answered(self, evaluated: tuple[Evaluated, str, str]) -> None:
+        run, name, _ = evaluated
+        roots = [trace.data.spans[0] for trace in run.rows]
+        assert sorted(root.inputs["question"] for root in roots) == QUESTIONS
+        assert all(root.span_type == "AGENT" and root.attributes["endpoint"] == name for root in roots)
+        assert not any("databricks_output" in root.outputs for root in roots)
+        assert [trace.info.state for trace in run.rows] == ["OK"] * len(QUESTIONS)
+
+    def test_the_run_names_the_endpoint_as_mlflows_own_does(self, evaluated: tuple[Evaluated, str, str]) -> None:
+        run, name, _ = evaluated
+        if importlib.util.find_spec("mlflow.genai.evaluation.lineage") is None:
+            pytest.skip("this MLflow does not record what was evaluated")
+        assert run.run.data.tags["mlflow.genaiEvaluate.agent.uri"] == f"endpoints:/{name}"
+
+
+class Picky(ResponsesAgent):
+    def predict(self, request: Any) -> ResponsesAgentResponse:
+        if "bad" in str(request.input[-1].content):
+            raise ValueError("no such customer")
+        return ResponsesAgentResponse(output=[self.create_text_output_item("fine", id="m")])
+
+
+@harness
+def test_a_failing_row_shows_its_error() -> None:
+    with serve({"picky": Picky()}) as server:
+        rows = [{"inputs": {"input": [user(text)]}} for text in ("good", "bad", "good")]
+        run = Evaluated(rows, AgentTargetClient(server.target_uri).to_predict_fn("picky"))
+    assert run.result.metrics["answered/mean"] == pytest.approx(2 / 3)
+    (failed,) = (trace for trace in run.rows if trace.info.state == "ERROR")
+    assert "no such customer" in failed.data.spans[0].events[0].attributes["exception.message"]
+    if runs.get_context_api:
+        assert span_named(failed, "predict").status.status_code == "ERROR"
+
+
+@harness
+def test_an_agent_on_mlflows_agent_server() -> None:
+    elsewhere = mlflow.create_experiment(uuid.uuid4().hex)
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+        "MLFLOW_EXPERIMENT_ID": elsewhere,
+        "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    script = AGENTS / "on_agent_server.py"
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    try:
+        client = AgentTargetClient(f"agent-target:{process.stdout.readline().strip()}")
+        run = Evaluated([{"inputs": {"q": question}} for question in QUESTIONS[:3]], client.to_predict_fn())
+    finally:
+        process.terminate()
+        process.wait()
+    assert run.result.metrics == {"answered/mean": 1.0}
+    assert len(run.all_traces) == 3
+    assert {tree(trace)[-1] for trace in run.rows} == {"/agent/answer/predict/predict_stream/count_words"}
+
+
+@harness
+def test_rows_succeed_whatever_trace_comes(
+    scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "_warned", set())
+    monkeypatch.setenv("MLFLOW_GENAI_EVAL_SKIP_TRACE_VALIDATION", "true")
+    broken = {"info": {}, "data": {"spans": [{"name": "x"}]}}
+    outputs = [{"databricks_output": None}, {}, *({"databricks_output": {"trace": t}} for t in (V2_TRACE, broken))]
+    server = scripted(*(whole({**ANSWER, **output}) for output in outputs), describe=whole(AGENT))
+    rows = [{"inputs": {"question": question}} for question in QUESTIONS[:4]]
+    run = Evaluated(rows, AgentTargetClient(server.target_uri).to_predict_fn("a"))
+    assert run.result.metrics == {"answered/mean": 1.0}
+    assert sorted(len(tree(trace)) for trace in run.rows) == [1, 1, 1, 3]
+    said = sorted(r.getMessage().partition(" (")[0] for r in caplog.records if r.name == tracing.__name__)
+    assert said == [
+        "Endpoint 'a' sent no trace of its agent. The calls themselves are traced, with inputs and outputs.",
+        "The trace that Endpoint 'a' sent can't be read",
+    ]
+
+
+@harness
+def test_rate_limits_are_waited_out(scripted: Callable[..., ScriptedServer]) -> None:
+    busy = whole({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "slow down"}, 429)
+    server = scripted(whole(ANSWER), busy, busy, whole(ANSWER), busy, whole(ANSWER), describe=whole(AGENT))
+    rows = [{"inputs": {"question": question}} for question in QUESTIONS[:4]]
+    run = Evaluated(rows, AgentTargetClient(server.target_uri).to_predict_fn("a"))
+    assert run.result.metrics == {"answered/mean": 1.0}
+    assert len(run.all_traces) == 4
+
+
+def test_a_spent_rate_limit_is_one_that_the_harness_knows(
+    scripted: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    server = scripted(whole({"message": "slow down"}, 429), describe=whole(AGENT))
+    with own_experiment(), pytest.raises(RateLimitError) as caught:
+        AgentTargetClient(server.target_uri).to_predict_fn("a")(question="hi")
+    assert caught.value.status_code == 429
+
+
+@harness
+@simulators
+def test_a_simulated_conversation(server: LocalServer) -> None:
+    from mlflow.genai.simulators import BaseSimulatedUserAgent, ConversationSimulator
+
+    class Scripted(BaseSimulatedUserAgent):
+        def generate_message(self, context: Any) -> str:
+            return f"turn {context.turn}"
+
+    class WithoutModel(ConversationSimulator):
+        def _check_goal_achieved(self, *_: Any) -> bool:
+            return False
+
+    case = {"goal": "count words", "context": {"custom_inputs": {"k": 1}}}
+    simulator = WithoutModel(test_cases=[case], max_turns=2, user_agent_class=Scripted)
+    client = AgentTargetClient(server.target_uri)
+    with own_experiment():
+        (conversation,) = simulator.simulate(client.to_predict_fn("responses_agent"))
+        assert len(traces()) == 2
+    first, second = (trace.data.spans[0] for trace in conversation)
+    assert [len(root.inputs["input"]) for root in (first, second)] == [1, 3]
+    assert second.outputs["custom_outputs"] == {"k": 1}
+    assert "Before that you said 'turn 0'" in str(second.outputs)
+    sessions = {trace.info.trace_metadata["mlflow.trace.session"] for trace in conversation}
+    assert len(sessions) == 1
+    assert next(iter(sessions)).startswith("sim-")
+
+
+def test_the_session_is_not_sent_but_kept(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(whole(ANSWER), describe=whole(AGENT))
+    ask = AgentTargetClient(server.target_uri).to_predict_fn("a")
+    with own_experiment():
+        answer = ask(input=[user("hi")], mlflow_session_id="s-1")
+        (trace,) = traces()
+    assert answer == ANSWER
+    assert server.posts[0].json["input"] == [user("hi")]
+    assert "mlflow_session_id" not in server.posts[0].json
+    assert trace.info.trace_metadata["mlflow.trace.session"] == "s-1"
+    assert trace.data.spans[0].inputs == {"input": [user("hi")]}
+
+
+HI = [user("hi")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"question": "hi"}, {"input": HI}),
+        ({"messages": "hi"}, {"input": HI}),
+        ({"input": "hi"}, {"input": "hi"}),
+        ({"input": HI}, {"input": HI}),
+        ({"messages": HI}, {"messages": HI}),
+        ({"messages": HI, "note": "n"}, {"messages": HI, "note": "n"}),
+        ({"q": "hi", "custom_inputs": {"k": 1}}, {"input": HI, "custom_inputs": {"k": 1}}),
+        ({"q": "hi", "context": {"user_id": "u"}}, {"input": HI, "context": {"user_id": "u"}}),
+        (
+            {"q": "hi", "temperature": 0.5, "tool_choice": "none"},
+            {"input": HI, "temperature": 0.5, "tool_choice": "none"},
+        ),
+    ],
+)
+def test_a_rows_fields_are_a_request(fields: dict[str, Any], sent: dict[str, Any]) -> None:
+    given = dict(fields)
+    assert request(fields) == sent
+    assert fields == given
+
+
+@pytest.mark.parametrize("fields", [{}, {"question": "a", "document": "b"}, {"n": 1}, {"tool_choice": "none"}])
+def test_a_row_that_can_not_be_asked_is_refused(
+    fields: dict[str, Any], scripted: Callable[..., ScriptedServer]
+) -> None:
+    server = scripted(whole(ANSWER))
+    with own_experiment(), pytest.raises(InvalidInputError, match="could be the question"):
+        AgentTargetClient(server.target_uri).to_predict_fn("a")(**fields)
+    assert server.received == []
+
+
+class TestAsAChatModel:
+    """MLflow's legacy evaluation and its judges, which know chat models only and make their clients themselves."""
+
+    @pytest.fixture
+    def target(self, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", server.target_uri)
+        monkeypatch.setenv("AGENT_TARGET_INTERFACE", "chat")
+
+    @pytest.mark.parametrize(
+        ("endpoint", "answer"),
+        [
+            ("responses_agent", "You said 'one two': 2 words, by my count_words tool."),
+            ("chat_agent", "two one"),
+            ("chat_model", "ONE TWO"),
+        ],
+    )
+    def test_any_agent_answers_in_choices(self, endpoint: str, answer: str, client: AgentTargetClient) -> None:
+        chat = client.with_options(interface="chat")
+        inputs = {"messages": [user("one two")], "custom_inputs": {"k": 1}, "max_tokens": 5}
+        completion = chat.predict(endpoint=endpoint, inputs=inputs)
+        assert completion["choices"][0]["message"]["content"] == completion.output_text == answer
+        assert completion["choices"][0]["finish_reason"] == "stop"
+        assert completion.custom_outputs == {"k": 1}
+        assert completion.usage == client.predict(endpoint=endpoint, inputs=inputs).usage
+        described = chat.get_endpoint(endpoint)
+        assert described["task"] == described.endpoint_type == "llm/v1/chat"
+        assert client.get_endpoint(endpoint)["task"] != "llm/v1/chat"
+
+    @pytest.mark.usefixtures("target")
+    @pytest.mark.parametrize("endpoint", ["responses_agent", "chat_agent", "chat_model"])
+    def test_legacy_evaluation_of_questions(self, endpoint: str) -> None:
+        assert self.evaluate(endpoint, ["one", "two"])[0].lower().startswith(("you said 'one'", "one"))
+
+    def test_legacy_evaluation_of_payloads_needs_no_view(
+        self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", server.target_uri)
+        rows = [{"input": [user(text)], "custom_inputs": {"k": 1}} for text in ("one", "two")]
+        first, _ = self.evaluate("responses_agent", rows)
+        assert first["custom_outputs"] == {"k": 1}
+
+    @staticmethod
+    def evaluate(endpoint: str, rows: list[Any]) -> list[Any]:
+        import pandas as pd
+
+        seen: list[Any] = []
+
+        def look(predictions: Any) -> Any:
+            seen[:] = predictions  # the first row, to try the metric, and then all
+            return mlflow.metrics.MetricValue(scores=[1.0] * len(predictions))
+
+        metric = mlflow.metrics.make_metric(eval_fn=look, greater_is_better=True, name="look")
+        with mlflow.start_run():
+            mlflow.models.evaluate(
+                model=f"endpoints:/{endpoint}", data=pd.DataFrame({"inputs": rows}), extra_metrics=[metric]
+            )
+        return seen
+
+    @pytest.mark.usefixtures("target")
+    def test_a_judge(self) -> None:
+        from mlflow.metrics.genai.model_utils import score_model_on_payload
+
+        said = score_model_on_payload("endpoints:/chat_agent", "one two", {"temperature": 0.0}, {}, None)
+        assert said == "two one"
+
+    def test_an_endpoint_is_described_once_a_minute(
+        self, scripted: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = scripted(whole(ANSWER), describe=whole(AGENT))
+        monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", server.target_uri)
+        monkeypatch.setenv("AGENT_TARGET_INTERFACE", "chat")
+        assert self.evaluate("a", ["one", "two", "three"]) == ["Hi."] * 3
+        assert [received.method for received in server.received].count("GET") == 1
+
+    def test_one_that_is_changing_is_asked_each_time(self, scripted: Callable[..., ScriptedServer]) -> None:
+        server = scripted(whole(ANSWER), describe=whole({**AGENT, "state": {"ready": "NOT_READY"}}))
+        for _ in range(3):
+            AgentTargetClient(server.target_uri).get_endpoint("a")
+        assert len(server.received) == 3
+
+    def test_a_wrong_view_in_the_environment_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AGENT_TARGET_INTERFACE", "nope")
+        with pytest.raises(InvalidInputError, match="AGENT_TARGET_INTERFACE must be one of 'ResponsesAgent'"):
+            AgentTargetClient("agent-target:http://127.0.0.1:1")
