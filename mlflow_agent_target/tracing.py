@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,15 +95,20 @@ class Queryable(Protocol):
 
 
 def query(
-    endpoint: Queryable, inputs: Any, *, sends_context: bool, shown: Any = None, session: str | None = None
+    endpoint: Queryable,
+    inputs: Any,
+    *,
+    sends_context: bool,
+    prepare: Callable[[Any], Any] = lambda inputs: inputs,
+    session: str | None = None,
 ) -> AgentResponse:
     """Query an endpoint in a span of its own, which ends with the call.
 
     Args:
         endpoint: The endpoint.
-        inputs: What to ask it.
+        inputs: What to ask it, as the span shows it.
         sends_context: Whether the server may be told of the trace: it joins it, where it can.
-        shown: What the span shows as its inputs; None for `inputs`.
+        prepare: Makes a request of the inputs.
         session: The conversation that the trace belongs to; None for none.
 
     Raises:
@@ -111,14 +116,14 @@ def query(
     """
     started = time.monotonic()
     with mlflow.start_span(name=_name(endpoint), span_type="AGENT") as span:
-        span.set_inputs(inputs if shown is None else shown)
+        span.set_inputs(inputs)
         call = _Call(endpoint.name, span)
         if session is not None:
             call.belongs_to(session)
         if sends_context:
             # MLflow's AgentServer gives the id of the trace that it writes.
             call.request.headers = {**call.context(), "x-mlflow-return-trace-id": "true"}
-        response = endpoint.query(inputs, call.request)
+        response = endpoint.query(prepare(inputs), call.request)
         call.answered(response, latency_seconds=time.monotonic() - started)
     return response
 
