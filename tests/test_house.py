@@ -22,6 +22,7 @@ ROWS = [
     {"evaluation"},
     {"endpoint", "workspace"},
     {"tracing"},
+    {"agent_traces"},
     {"streams", "answers"},
     {"transport", "interfaces", "inputs", "conversion"},
     {"body"},
@@ -93,7 +94,7 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_the_core_needs_nothing_of_mlflow_but_errors_tracing_and_the_contract() -> None:
     users = {room(path) for path in MODULES for name, at_top in imports(path) if at_top and name.startswith("mlflow.")}
-    assert users == {"errors", "tracing", "client", "server"}
+    assert users == {"errors", "agent_traces", "client", "server"}
 
 
 def test_the_export_list_is_sorted_and_complete() -> None:
