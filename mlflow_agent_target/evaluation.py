@@ -29,7 +29,9 @@ def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) ->
 
     def predict(**fields: Any) -> AgentResponse:
         session = fields.pop(_SESSION, None)
-        response = tracing.query(endpoint, request(fields), sends_context=sends_context, shown=fields, session=session)
+        if session is not None:
+            session = str(session)
+        response = tracing.query(endpoint, fields, sends_context=sends_context, prepare=request, session=session)
         return response.without("databricks_output")
 
     # MLflow's simulator asks for a parameter of this name, and passes a conversation to it.

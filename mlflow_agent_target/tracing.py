@@ -10,13 +10,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
+from mlflow_agent_target.agent_traces import SESSION, USAGE, AgentTrace, stored_trace, trace_in_memory
 from mlflow_agent_target.answers import AgentResponse
 from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import AgentTargetError, server_name
@@ -26,20 +26,6 @@ _logger = logging.getLogger(__name__)
 
 # Under the id of MLflow's trace lies OpenTelemetry's. Spans that are not recorded have none.
 _TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
-# https://mlflow.org/docs/latest/genai/tracing/token-usage-cost/
-_USAGE = "mlflow.chat.tokenUsage"
-_SESSION = "mlflow.trace.session"
-_USER = "mlflow.trace.user"
-# What MLflow writes on each span anew.
-_SPANS_OWN = (
-    "mlflow.experimentId",
-    "mlflow.spanInputs",
-    "mlflow.spanOutputs",
-    "mlflow.spanStartTimeNs",
-    "mlflow.spanType",
-    "mlflow.traceRequestId",
-)
-
 _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 
 # Tells a server, beside `traceparent`, where the trace is kept.
@@ -95,15 +81,20 @@ class Queryable(Protocol):
 
 
 def query(
-    endpoint: Queryable, inputs: Any, *, sends_context: bool, shown: Any = None, session: str | None = None
+    endpoint: Queryable,
+    inputs: Any,
+    *,
+    sends_context: bool,
+    prepare: Callable[[Any], Any] = lambda inputs: inputs,
+    session: str | None = None,
 ) -> AgentResponse:
     """Query an endpoint in a span of its own, which ends with the call.
 
     Args:
         endpoint: The endpoint.
-        inputs: What to ask it.
+        inputs: What to ask it, as the span shows it.
         sends_context: Whether the server may be told of the trace: it joins it, where it can.
-        shown: What the span shows as its inputs; None for `inputs`.
+        prepare: Makes a request of the inputs.
         session: The conversation that the trace belongs to; None for none.
 
     Raises:
@@ -111,14 +102,14 @@ def query(
     """
     started = time.monotonic()
     with mlflow.start_span(name=_name(endpoint), span_type="AGENT") as span:
-        span.set_inputs(inputs if shown is None else shown)
+        span.set_inputs(inputs)
         call = _Call(endpoint.name, span)
         if session is not None:
             call.belongs_to(session)
         if sends_context:
             # MLflow's AgentServer gives the id of the trace that it writes.
             call.request.headers = {**call.context(), "x-mlflow-return-trace-id": "true"}
-        response = endpoint.query(inputs, call.request)
+        response = endpoint.query(prepare(inputs), call.request)
         call.answered(response, latency_seconds=time.monotonic() - started)
     return response
 
@@ -158,7 +149,7 @@ class _Call:
     def belongs_to(self, session: str) -> None:
         """Tell the conversation that the trace belongs to."""
         if self._otel_trace_id is not None:
-            mlflow.update_current_trace(metadata={_SESSION: session})
+            mlflow.update_current_trace(metadata={SESSION: session})
 
     def answered(self, response: AgentResponse, **seconds: float | None) -> None:
         """Write down an answer, and bring the agent's trace home."""
@@ -174,7 +165,7 @@ class _Call:
             reason = f"{type(error).__name__}: {printable(str(error), 200)}"
             _warn_once(f"The trace that {server_name(self._endpoint)} sent can't be read ({reason}). {_ONLY_CALLS}")
         if response.usage is not None and not has_usage:
-            self._span.set_attribute(_USAGE, response.usage)
+            self._span.set_attribute(USAGE, response.usage)
 
     def failed(self, error: BaseException) -> None:
         """Close the span with an error."""
@@ -203,13 +194,13 @@ class _Call:
     def _bring_home(self, response: AgentResponse) -> bool:
         """Copy the agent's spans below this one, and return whether they say how many tokens were used."""
         if response.trace:
-            trace = _RemoteTrace(response.trace)
+            trace = AgentTrace(response.trace)
         elif (trace_id := _told_trace_id(response)) is not None:
             self._span.set_attribute("agent_trace_id", trace_id)
-            found = _stored(trace_id)
+            found = stored_trace(trace_id)
             if found is None:
                 return False
-            trace = _RemoteTrace(found.to_dict())
+            trace = AgentTrace(found.to_dict())
         else:
             if self.request.asked:
                 _warn_once(f"{server_name(self._endpoint)} sent no trace of its agent. {_ONLY_CALLS}")
@@ -222,89 +213,17 @@ class _Call:
         trace.copy_below(self._span)
         return trace.has_usage
 
-    def _is_home(self, trace: _RemoteTrace) -> bool:
+    def _is_home(self, trace: AgentTrace) -> bool:
         """Return whether the agent itself wrote its trace to this experiment."""
-        with _trace_in_memory(self._span.trace_id) as mine:
+        with trace_in_memory(self._span.trace_id) as mine:
             if trace.experiment_id is None or mine is None or mine.info.experiment_id != trace.experiment_id:
                 return False
         if mlflow.get_tracking_uri().startswith("databricks"):
             return True  # where an experiment's id is one in the workspace
-        with _trace_in_memory(trace.trace_id) as pending:
+        with trace_in_memory(trace.trace_id) as pending:
             if pending is not None:
                 return True
-        return _stored(trace.trace_id) is not None
-
-
-class _RemoteTrace:
-    """An agent's trace as it came: MLflow 3's layout or MLflow 2's, with what may be missing in either.
-
-    Raises:
-        Exception: Its spans can't be read. MLflow says in many ways why.
-    """
-
-    def __init__(self, trace: Mapping[str, Any]) -> None:
-        from mlflow.entities import Span
-
-        self._info = dict(trace.get("info") or {})
-        self._spans = _root_first([Span.from_dict(span) for span in trace["data"]["spans"]])
-        if not self._spans:
-            raise ValueError("it has no spans")
-        self.trace_id = str(self._info.get("trace_id") or self._info.get("request_id"))
-        location = self._info.get("trace_location") or {}
-        experiment = location.get("mlflow_experiment") or self._info
-        self.experiment_id: str | None = experiment.get("experiment_id")
-        self.has_usage = any(span.attributes.get(_USAGE) for span in self._spans)
-
-    def copy_below(self, parent: Any) -> None:
-        """Make the spans anew below `parent`, and give its trace the tags, metadata and assessments of this one."""
-        made: dict[str, Any] = {}
-        for span in self._spans:
-            copy = mlflow.start_span_no_context(
-                name=span.name,
-                span_type=span.span_type,
-                parent_span=made.get(span.parent_id or "", parent),
-                inputs=span.inputs,
-                attributes={key: value for key, value in span.attributes.items() if key not in _SPANS_OWN},
-                start_time_ns=span.start_time_ns,
-            )
-            for event in span.events:
-                copy.add_event(event)
-            copy.end(outputs=span.outputs, status=span.status, end_time_ns=span.end_time_ns)
-            made[span.span_id] = copy
-        with _trace_in_memory(parent.trace_id) as trace:
-            if trace is not None and made:
-                self._copy_info(trace.info, {old: new.span_id for old, new in made.items()})
-
-    def _copy_info(self, info: Any, span_ids: Mapping[str, str]) -> None:
-        from mlflow.entities import Assessment
-
-        for key, value in (self._info.get("tags") or {}).items():
-            if not key.startswith("mlflow."):
-                info.tags.setdefault(key, value)
-        metadata = self._info.get("trace_metadata") or self._info.get("request_metadata") or {}
-        for key, value in metadata.items():
-            if key in (_SESSION, _USER) or not key.startswith("mlflow."):
-                info.trace_metadata.setdefault(key, value)
-        for said in self._info.get("assessments") or []:
-            assessment = Assessment.from_dictionary(said)
-            assessment.assessment_id = None  # it gets one of its own
-            assessment.trace_id = info.trace_id
-            assessment.span_id = span_ids.get(assessment.span_id)
-            info.assessments.append(assessment)
-
-
-def _root_first(spans: list[Any]) -> list[Any]:
-    parents = {span.span_id: span.parent_id for span in spans}
-
-    def depth(span: Any) -> int:
-        above: list[str] = []
-        current = span.parent_id
-        while current in parents and current not in above:
-            above.append(current)
-            current = parents[current]
-        return len(above)
-
-    return sorted(spans, key=depth)
+        return stored_trace(trace.trace_id) is not None
 
 
 def tracking_store() -> str | None:
@@ -323,21 +242,6 @@ def tracking_store() -> str | None:
     else:
         uri = rest.rpartition("@")[2]  # a login is no part of it
     return hashlib.sha256(uri.encode()).hexdigest()
-
-
-def _trace_in_memory(trace_id: str) -> Any:
-    """Return a context that gives a trace which is being recorded, locked, or None."""
-    from mlflow.tracing.trace_manager import InMemoryTraceManager
-
-    return InMemoryTraceManager.get_instance().get_trace(trace_id)
-
-
-def _stored(trace_id: str) -> Any:
-    """Return a trace of the tracking store, or None."""
-    try:
-        return mlflow.MlflowClient().get_trace(trace_id)
-    except MlflowException:
-        return None
 
 
 def _told_trace_id(response: AgentResponse) -> str | None:

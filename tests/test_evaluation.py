@@ -132,10 +132,13 @@ class Picky(ResponsesAgent):
 @harness
 def test_a_failing_row_shows_its_error() -> None:
     with serve({"picky": Picky()}) as server:
-        rows = [{"inputs": {"input": [user(text)]}} for text in ("good", "bad", "good")]
+        rows = [{"inputs": {"q": text}} for text in ("good", "bad", "good")] + [{"inputs": {"q": 1}}]
         run = Evaluated(rows, AgentTargetClient(server.target_uri).to_predict_fn("picky"))
-    assert run.result.metrics["answered/mean"] == pytest.approx(2 / 3)
-    (failed,) = (trace for trace in run.rows if trace.info.state == "ERROR")
+    assert run.result.metrics["answered/mean"] == 0.5
+    refused, failed = sorted(
+        (trace for trace in run.rows if trace.info.state == "ERROR"), key=lambda trace: len(tree(trace))
+    )
+    assert "could be the question" in refused.data.spans[0].events[0].attributes["exception.message"]
     assert "no such customer" in failed.data.spans[0].events[0].attributes["exception.message"]
     if runs.get_context_api:
         assert span_named(failed, "predict").status.status_code == "ERROR"

@@ -23,6 +23,7 @@ ROWS = [
     {"evaluation"},
     {"endpoint"},
     {"tracing"},
+    {"agent_traces"},
     {"connection"},
     {"workspace"},
     {"streams", "answers"},
@@ -99,7 +100,7 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_the_core_needs_nothing_of_mlflow_but_errors_spans_and_the_contract() -> None:
     users = {room(path) for path in MODULES for name, at_top in imports(path) if at_top and name.startswith("mlflow.")}
-    assert users == {"errors", "management", "server", "tracing"}
+    assert users == {"errors", "management", "server", "agent_traces"}
 
 
 def test_the_export_list_is_sorted_and_complete() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -35,6 +36,8 @@ def test_python_blocks_run(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if "genai.evaluate(" in code and importlib.util.find_spec("mlflow.genai.evaluation.harness") is None:
+        pytest.skip("this MLflow's mlflow.genai.evaluate needs the package databricks-agents")
     monkeypatch.setenv("DATABRICKS_HOST", my_agent.url)
     monkeypatch.setenv("DATABRICKS_TOKEN", "any")
     monkeypatch.chdir(tmp_path)

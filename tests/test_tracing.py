@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +58,13 @@ def traces() -> list[Trace]:
 
 def mine() -> Trace:
     """The trace that a test's own span made. Older MLflow's agents in this process make others of their own."""
-    (found,) = (trace for trace in traces() if any(span.name == "mine" for span in trace.data.spans))
-    return found
+    for _ in range(200):
+        found = [trace for trace in traces() if any(span.name == "mine" for span in trace.data.spans)]
+        if found:
+            break
+        time.sleep(0.05)  # an agent whose stream was left early is still at work, and MLflow waits for its spans
+    (trace,) = found
+    return trace
 
 
 def tree(trace: Trace) -> list[str]:
