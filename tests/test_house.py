@@ -23,8 +23,8 @@ ROWS = [
     {"streams", "answers"},
     {"transport", "interfaces", "inputs", "conversion"},
     {"body"},
-    {"failures", "retry", "target", "sse", "payload", "deltas"},
-    {"errors"},
+    {"failures", "retry", "target", "sse", "payload", "items"},
+    {"errors", "deltas"},
     {"error_bodies"},
 ]
 SIDEWAYS = {
