@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
+import struct
+import sys
 from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -17,15 +20,19 @@ _READ_BYTES = 65536
 # As long may a chunk's frame be, or a line of the trailer.
 _FRAME_BYTES = 65536
 _CUT_OFF = "the connection broke before the whole request was sent"
+_NOT_TAKEN = "the connection had been closed before the whole request arrived"
+# Offsets in Linux's tcp_info (include/uapi/linux/tcp.h) of 64-bit counters: bytes acknowledged, sent, sent again.
+_TCP_INFO_BYTES, _ACKNOWLEDGED, _SENT, _SENT_AGAIN = 216, 120, 200, 208
 
 
 class RequestCutOffError(ProtocolError):
     """The connection broke before the whole request was out: the server can't have acted on it."""
 
 
-class _ChunkedResponse(http.client.HTTPResponse):
-    """An answer whose `read1` gives all chunks that have arrived, not one: streams send a chunk for each event.
+class _Response(http.client.HTTPResponse):
+    """An answer that tells when the request was not taken, and whose `read1` gives all chunks that have arrived.
 
+    http.client gives one chunk at a time, and streams send one for each event.
     https://www.rfc-editor.org/rfc/rfc9112#section-7.1
     """
 
@@ -36,6 +43,19 @@ class _ChunkedResponse(http.client.HTTPResponse):
     _in_trailer = False
     # What came was no frame: told once what came before it was given.
     _is_broken = False
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._sock = sock
+
+    def begin(self) -> None:
+        try:
+            super().begin()
+        except http.client.RemoteDisconnected as error:
+            if _has_unacknowledged(self._sock):
+                raise RequestCutOffError(_NOT_TAKEN, error) from error
+            raise
+        del self._sock
 
     def read1(self, n: int = -1) -> bytes:
         if not self.chunked or self.fp is None:
@@ -87,6 +107,26 @@ class _ChunkedResponse(http.client.HTTPResponse):
         return b"".join(data)
 
 
+def _has_unacknowledged(sock: socket.socket) -> bool:
+    """Return whether a connection that the other side has closed in good order had not taken in all that was sent.
+
+    Its kernel acknowledges what it takes in, with the closing at the latest. Where the connection was kept alive and
+    the server closed it as the request was on its way, nobody has read the request. Known on Linux only.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return False
+    if len(info) < _TCP_INFO_BYTES:
+        return False  # an older kernel
+    acknowledged, sent, sent_again = (
+        struct.unpack_from("Q", info, at)[0] for at in (_ACKNOWLEDGED, _SENT, _SENT_AGAIN)
+    )
+    return bool(acknowledged < sent - sent_again)
+
+
 class _WholeRequests(HTTPConnection):
     """A connection that tells a request which was cut off from one which was sent and then not answered.
 
@@ -94,7 +134,7 @@ class _WholeRequests(HTTPConnection):
     nothing came.
     """
 
-    response_class = _ChunkedResponse
+    response_class = _Response
 
     _held: list[bytes] | None = None
     _cut_off = False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 # What a delta says of its message as a whole; its other texts and lists are pieces that follow each other.
-_SAID_ONCE = ("role", "id", "name", "tool_call_id", "type")
+_SAID_ONCE = frozenset({"role", "id", "name", "tool_call_id", "type", "index"})
 
 
 def as_list(value: Any) -> list[Any]:
@@ -26,56 +27,112 @@ def content_text(content: Any) -> str:
 
 
 def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a chunk's delta to the message it belongs to."""
+    """Add a chunk's delta to the message it belongs to, which is read with `finished`.
+
+    Growing texts are kept as buffers: adding to a string would copy it each time.
+    """
     for key, value in delta.items():
         if value is None:
             continue
         known = message.get(key)
         if key == "tool_calls":
-            message[key] = _merge_calls(dicts(known), dicts(value))
-        elif _goes_on(key, known, value):
-            message[key] = known + value
+            message[key] = _merge_calls(as_list(known), dicts(value))
+        elif key in _SAID_ONCE:
+            message[key] = value
+        elif isinstance(value, str):
+            if isinstance(known, StringIO):
+                known.write(value)
+            elif isinstance(known, list):
+                _merge_parts(known, [{"type": "text", "text": value}] if value else [])
+            else:
+                message[key] = growing(value)
+        elif isinstance(value, list):
+            if isinstance(known, StringIO):
+                known = [{"type": "text", "text": known}] if known.tell() else None
+            message[key] = parts = known if isinstance(known, list) else []
+            _merge_parts(parts, value)
         else:
             message[key] = value
 
 
-def finished(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message that pieces were added up to, without the numbering of the pieces."""
-    if not (calls := dicts(message.get("tool_calls"))):
-        return message
-    return {**message, "tool_calls": [{k: v for k, v in call.items() if k != "index"} for call in calls]}
+def growing(text: str) -> StringIO:
+    """Return a buffer that starts with `text`."""
+    buffer = StringIO()
+    buffer.write(text)
+    return buffer
 
 
-def _goes_on(key: str, known: Any, value: Any) -> bool:
-    return key not in _SAID_ONCE and type(known) is type(value) and isinstance(value, (str, list))
+def finished(value: Any) -> Any:
+    """Return what pieces were added up to, as plain values that nothing is added to any more."""
+    if isinstance(value, StringIO):
+        return value.getvalue()
+    if isinstance(value, list):
+        return [finished(item) for item in value]
+    if isinstance(value, dict):
+        # The pieces of tool calls are numbered, whole calls are not.
+        return {
+            key: [{k: v for k, v in call.items() if k != "index"} for call in finished(item)]
+            if key == "tool_calls" and isinstance(item, list)
+            else finished(item)
+            for key, item in value.items()
+        }
+    return value
 
 
-def _merge_calls(known: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the pieces of tool calls to the calls they belong to, by `index` or by `id`."""
-    calls = [dict(call) for call in known]
+def _merge_parts(known: list[Any], new: list[Any]) -> None:
+    """Add content parts to those before them: a part of the same type goes on with the last one's text."""
+    for part in new:
+        last = known[-1] if known and isinstance(known[-1], dict) else {}
+        if isinstance(part, dict) and _goes_on(last, part):
+            merge_delta(last, part)
+        elif isinstance(part, dict):
+            known.append({})
+            merge_delta(known[-1], part)
+        elif part != "":
+            known.append(part)
+
+
+def _goes_on(last: dict[str, Any], part: dict[str, Any]) -> bool:
+    same_kind = "type" in part and part["type"] == last.get("type") and part.keys() <= last.keys()
+    return same_kind and not {"text", "summary"}.isdisjoint(part)
+
+
+def _merge_calls(calls: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the pieces of tool calls to the calls they belong to, by `index` and `id`, or else to the last one."""
     for piece in new:
-        index = piece.get("index")
-        same = next(
-            (c for c in calls if (c.get("index") == index if index is not None else c.get("id") == piece.get("id"))),
-            None,
-        )
+        index, call_id = piece.get("index"), piece.get("id") or None
+        if index is None and call_id is None:
+            same = calls[-1] if calls else None
+        elif index is None:
+            same = next((c for c in calls if c.get("id") == call_id), None)
+        else:
+            # Some servers number all calls 0: another id is another call.
+            same = next((c for c in reversed(calls) if c.get("index") == index), None)
+            if same is not None and call_id and same.get("id") not in (None, call_id):
+                same = next((c for c in calls if c.get("id") == call_id), None)
         if same is None:
-            calls.append(dict(piece))
-            continue
-        function = _function(same)
-        for key, value in _function(piece).items():
-            if key == "arguments" and isinstance(value, str) and isinstance(function.get(key), str):
-                function[key] += value
-            elif value is not None:
-                function[key] = value
-        same.update({k: v for k, v in piece.items() if v is not None})
-        same["function"] = function
+            same = {}
+            calls.append(same)
+        for key, value in piece.items():
+            if key == "function" and isinstance(value, dict):
+                _merge_function(same, value)
+            elif value is not None and (key != "id" or value):
+                same[key] = value
     return calls
 
 
-def _function(call: dict[str, Any]) -> dict[str, Any]:
+def _merge_function(call: dict[str, Any], piece: dict[str, Any]) -> None:
     function = call.get("function")
-    return dict(function) if isinstance(function, dict) else {}
+    if not isinstance(function, dict):
+        function = call["function"] = {}
+    for key, value in piece.items():
+        if key != "arguments" or not isinstance(value, str):
+            if value or key not in function:
+                function[key] = value
+        elif isinstance(known := function.get(key), StringIO):
+            known.write(value)
+        else:
+            function[key] = growing(value)
 
 
 def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:
@@ -88,4 +145,24 @@ def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:
             total[key] = sum_usage(known[key], new[key])
         elif isinstance(known[key], int) and isinstance(new[key], int):
             total[key] = known[key] + new[key]
+        elif new[key] is None:
+            total[key] = known[key]
     return total
+
+
+def keep(extras: dict[str, Any], event: dict[str, Any], keys: list[str]) -> None:
+    """Keep an event's values for `keys`, which may come on any event: the last one that is not null counts."""
+    for key in keys:
+        value = event.get(key)
+        if value is None:
+            continue
+        if key == "databricks_output" and isinstance(value, dict):
+            known = extras.get(key)
+            said = {k: v for k, v in value.items() if v is not None}
+            extras[key] = {**known, **said} if isinstance(known, dict) else said
+        elif key == "trace_id":
+            # AgentServer gives it as an event of its own, and in a whole answer as metadata.
+            known = extras.get("metadata")
+            extras["metadata"] = {**(known if isinstance(known, dict) else {}), "trace_id": value}
+        else:
+            extras[key] = value

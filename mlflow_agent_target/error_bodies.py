@@ -76,6 +76,10 @@ def key_wanted(refusal: Any) -> str | None:
     return None
 
 
+# Only what has one of these keys, or the type or the name of an error, can report one: most events don't.
+_TELLING = frozenset({"databricks_output", "error", "error_code", "output"})
+
+
 def failure(message: dict[str, Any], event_name: str = "") -> Any:
     """Return the error that an answer or a stream event reports, or None when it reports none.
 
@@ -83,10 +87,12 @@ def failure(message: dict[str, Any], event_name: str = "") -> Any:
         message: A whole answer, or an event's data. Its HTTP status was 200.
         event_name: The event's own name, where the server frames with `event:` lines.
     """
+    kind = message.get("type")
+    if event_name != "error" and kind not in ("error", "response.failed") and _TELLING.isdisjoint(message):
+        return None
     output = message.get("databricks_output")
     if isinstance(output, dict) and output.get("error"):
         return output["error"]
-    kind = message.get("type")
     if kind == "error" or event_name == "error":
         return message.get("error") or message
     if kind == "response.failed":
@@ -94,8 +100,9 @@ def failure(message: dict[str, Any], event_name: str = "") -> Any:
         return (response.get("error") if isinstance(response, dict) else None) or message
     if message.get("error"):
         return message["error"] if not isinstance(message["error"], str) else {"message": message["error"]}
-    if message.get("status") == "failed" and isinstance(message.get("output"), list):
+    # A bare item of a stream has a type; a tool that failed is no failure of the agent.
+    if message.get("status") == "failed" and isinstance(message.get("output"), list) and not isinstance(kind, str):
         return message
-    if "error_code" in message and "message" in message:
+    if message.get("error_code") and "message" in message:
         return message
     return None

@@ -69,7 +69,7 @@ def connection_error(
     reason = printable(str(causes[-1]) or type(causes[-1]).__name__, 200)
     if has(RequestCutOffError):
         return EndpointUnavailableError(
-            f"{whose} was not asked: the connection to {base_url} broke before the whole request was sent ({reason}).",
+            f"{whose} was not asked: the connection to {base_url} broke before the whole request was there ({reason}).",
             cut_off=True,
             **common,
         )

@@ -10,7 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
-from mlflow_agent_target.deltas import as_list, content_text, dicts, finished, merge_delta, sum_usage
+from mlflow_agent_target.deltas import as_list, content_text, dicts, finished, keep, merge_delta, sum_usage
+from mlflow_agent_target.items import PIECES, Drafts, assistant_text, is_item, rest, same_content, same_id, same_kind
+
+_CLOSES = ("response.completed", "responses.completed", "response.incomplete", "response.failed")
+_ON_ANY_EVENT = frozenset({"id", "usage", "custom_outputs", "databricks_output", "trace_id"})
 
 Answer = dict[str, Any]
 Event = dict[str, Any]
@@ -25,8 +29,9 @@ class Interface(ABC):
     request_key: ClassVar[RequestKey]
     response_key: ClassVar[str]
 
-    def __init__(self) -> None:
-        self._extras: Answer = {}
+    def __init__(self, extras: Answer | None = None) -> None:
+        # What belongs to the answer as a whole: usage, the trace, custom outputs.
+        self._extras: Answer = {} if extras is None else extras
 
     @staticmethod
     @abstractmethod
@@ -45,25 +50,20 @@ class Interface(ABC):
 
     @staticmethod
     @abstractmethod
-    def ends(event: Event) -> bool:
-        """Return whether an event says by itself that the answer is complete."""
+    def ends(event: Event) -> bool | None:
+        """Return whether the answer is complete with this event; None where the event says nothing of the answer."""
 
     @abstractmethod
     def add(self, event: Event) -> str:
         """Take in one event and return the text that it adds to what was said before."""
 
+    def cut_short(self) -> str:
+        """Return why the answer is not whole though it has ended, where an event said so."""
+        return ""
+
     @abstractmethod
     def answer(self) -> Answer:
         """Return what has arrived so far, in the shape of a whole answer."""
-
-    def _keep(self, event: Event, *keys: str) -> None:
-        """Keep an event's values for `keys`, which may come on any event: the last one that is not null counts."""
-        for key in keys:
-            if event.get(key) is not None:
-                self._extras[key] = event[key]
-        if isinstance(output := event.get("databricks_output"), dict):
-            known = self._extras.setdefault("databricks_output", {})
-            known.update({key: value for key, value in output.items() if value is not None})
 
 
 class ResponsesAgent(Interface):
@@ -74,17 +74,20 @@ class ResponsesAgent(Interface):
     request_key = "input"
     response_key = "output"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, extras: Answer | None = None) -> None:
+        super().__init__(extras)
         self._items: list[Any] = []
-        # Text seen only in deltas so far, for each item and content part. A done item brings its text again, whole.
-        self._said: dict[str, dict[int, str]] = {}
-        # Done items since the last `response.created`: agents pass several inner responses through.
-        self._done_in_response = 0
+        # Items of which only pieces have come. A done item brings its text again, whole.
+        self._drafts = Drafts()
+        # Agents pass several inner responses through: the items of the open one, and why the last was cut short.
+        self._done: list[dict[str, Any]] = []
+        self._cut_short = ""
+        # Usage told on other events than the end of an inner response.
+        self._usage: Any = None
 
     @staticmethod
     def text(answer: Answer) -> str:
-        return "".join(_item_text(item) for item in as_list(answer.get("output")))
+        return "".join(assistant_text(item) for item in as_list(answer.get("output")))
 
     @staticmethod
     def tool_calls(answer: Answer) -> list[dict[str, Any]]:
@@ -93,77 +96,77 @@ class ResponsesAgent(Interface):
     @staticmethod
     def speaks(event: Event) -> bool:
         kind = event.get("type")
-        return isinstance(kind, str) and (kind.startswith("response") or not {"choices", "delta"} & event.keys())
+        return isinstance(kind, str) and (kind.startswith("response") or is_item(event))
 
     @staticmethod
-    def ends(event: Event) -> bool:
-        return event.get("type") in ("response.completed", "responses.completed")
+    def ends(event: Event) -> bool | None:
+        return event["type"] in ("response.completed", "responses.completed") if ResponsesAgent.speaks(event) else None
 
     def add(self, event: Event) -> str:
         kind = event.get("type")
-        self._keep(event, "custom_outputs")
-        if event.get("trace_id") is not None:
-            # AgentServer gives it as an event of its own, and in a whole answer as metadata.
-            self._extras["metadata"] = {**(self._extras.get("metadata") or {}), "trace_id": event["trace_id"]}
-        if not isinstance(kind, str):
-            return ""
-        if not kind.startswith("response"):
+        text = ""
+        if kind == "response.output_text.delta" and isinstance(delta := event.get("delta"), str):
+            text = delta
+            self._drafts.get("message", event.get("item_id")).text("output_text", event.get("content_index")).write(
+                text
+            )
+        elif not isinstance(kind, str):
+            keep(self._extras, event, [key for key in event if key != "usage"])
+        elif kind.startswith("response"):
+            text = self._add_typed(kind, event)
+        elif is_item(event):
             # Some agents send an item bare, without the event around it.
             return self._add_item(event)
-        self._keep(event, "id")
-        if kind == "response.created":
-            self._done_in_response = 0
-        elif kind == "response.output_text.delta" and isinstance(delta := event.get("delta"), str):
-            parts, index = self._parts(event)
-            parts[index] = parts.get(index, "") + delta
-            return delta
-        elif kind == "response.output_text.done" and isinstance(text := event.get("text"), str):
-            parts, index = self._parts(event)
-            said, parts[index] = parts.get(index, ""), text
-            return _rest(text, said)
-        elif kind == "response.output_item.done" and isinstance(item := event.get("item"), dict):
-            self._done_in_response += 1
-            return self._add_item(item)
-        elif self.ends(event) and isinstance(response := event.get("response"), dict):
-            return self._complete(response)
-        return ""
+        if not _ON_ANY_EVENT.isdisjoint(event):
+            keep(self._extras, event, [key for key in event if key in _ON_ANY_EVENT and key != "usage"])
+            self._usage = event.get("usage") or self._usage
+        return text
 
-    def _parts(self, event: Event) -> tuple[dict[int, str], int]:
-        index = event.get("content_index")
-        return self._said.setdefault(_id(event.get("item_id")), {}), index if isinstance(index, int) else 0
+    def _add_typed(self, kind: str, event: Event) -> str:
+        name, _, step = kind.rpartition(".")
+        if name in PIECES and step in ("delta", "done"):
+            return self._drafts.add_piece(name, step, event)
+        if kind == "response.created":
+            self._items += self._drafts.take_all()
+            self._done = []
+        elif kind == "response.output_item.added" and isinstance(item := event.get("item"), dict):
+            if item.get("type") == "function_call":
+                self._drafts.start(item)
+        elif kind == "response.output_item.done" and isinstance(item := event.get("item"), dict):
+            return self._add_item(item)
+        elif kind in _CLOSES and isinstance(response := event.get("response"), dict):
+            details = response.get("incomplete_details")
+            reason = details.get("reason") if isinstance(details, dict) else None
+            self._cut_short = str(reason or "the model gave no reason") if kind == "response.incomplete" else ""
+            return self._close(response)
+        return ""
 
     def _add_item(self, item: dict[str, Any]) -> str:
         self._items.append(item)
-        if item.get("type", "message") != "message":
-            return ""
-        full = _item_text(item)
-        # Deltas and their done item may carry different ids, and different items the same placeholder.
-        said = {key: "".join(parts.values()) for key, parts in self._said.items()}
-        key = _id(item.get("id"))
-        if key not in said:
-            key = next((key for key, text in said.items() if text and full.startswith(text)), "")
-        self._said.pop(key, None)
-        return _rest(full, said.get(key, ""))
+        self._done.append(item)
+        return rest(assistant_text(item), self._drafts.take(item))
 
-    def _complete(self, response: dict[str, Any]) -> str:
-        self._extras.update({k: v for k, v in response.items() if k not in ("output", "usage") and v is not None})
+    def _close(self, response: dict[str, Any]) -> str:
+        """Take in an inner response as its end tells it again: what no done item has brought, and what it cost."""
+        keep(self._extras, response, [key for key in response if key not in ("output", "usage")])
         if isinstance(usage := response.get("usage"), dict):
             self._extras["usage"] = sum_usage(self._extras.get("usage"), usage)
-        if self._done_in_response:
-            return ""
-        return "".join(self._add_item(item) for item in dicts(response.get("output")))
+        output = dicts(response.get("output"))
+        for same in (same_content, same_id, same_kind):
+            for item in list(output):
+                if twin := next((known for known in self._done if same(known, item)), None):
+                    self._done.remove(twin)
+                    output.remove(item)
+        text = "".join([self._add_item(item) for item in output])
+        self._done = []
+        return text
+
+    def cut_short(self) -> str:
+        return self._cut_short
 
     def answer(self) -> Answer:
-        unfinished = [
-            {
-                "type": "message",
-                **({"id": key} if key else {}),
-                "role": "assistant",
-                "content": [{"type": "output_text", "text": text, "annotations": []} for text in parts.values()],
-            }
-            for key, parts in self._said.items()
-        ]
-        return {"object": "response", "output": [*self._items, *unfinished], **self._extras}
+        usage = {} if self._usage is None else {"usage": self._usage}
+        return {"object": "response", "output": [*self._items, *self._drafts.items()], **usage, **self._extras}
 
 
 class ChatAgent(Interface):
@@ -174,9 +177,10 @@ class ChatAgent(Interface):
     request_key = "messages"
     response_key = "messages"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._messages: dict[str, dict[str, Any]] = {}
+    def __init__(self, extras: Answer | None = None) -> None:
+        super().__init__(extras)
+        self._messages: list[dict[str, Any]] = []
+        self._current: dict[str, dict[str, Any]] = {}
         self._last_id = ""
 
     @staticmethod
@@ -193,21 +197,28 @@ class ChatAgent(Interface):
         return isinstance(event.get("delta"), dict) and "choices" not in event
 
     @staticmethod
-    def ends(event: Event) -> bool:
-        return isinstance(event.get("finish_reason"), str)
+    def ends(event: Event) -> bool | None:
+        if isinstance(event.get("finish_reason"), str):
+            return True
+        return False if isinstance(event.get("delta"), dict) else None
 
     def add(self, event: Event) -> str:
-        self._keep(event, "finish_reason", "usage", "custom_outputs", "id")
+        keep(self._extras, event, [key for key in event if key != "delta"])
         if not isinstance(delta := event.get("delta"), dict):
             return ""
-        # A chunk without an id goes on with the message before it.
+        # A chunk without an id goes on with the message before it; an id may be a placeholder that messages share.
         self._last_id = str(delta.get("id") or self._last_id)
-        message = self._messages.setdefault(self._last_id, {})
+        message = self._current.get(self._last_id)
+        if message is None or any(
+            message.get(key) and delta.get(key) and message[key] != delta[key] for key in ("role", "tool_call_id")
+        ):
+            message = self._current[self._last_id] = {}
+            self._messages.append(message)
         merge_delta(message, delta)
         return content_text(delta.get("content")) if message.get("role", "assistant") == "assistant" else ""
 
     def answer(self) -> Answer:
-        return {"messages": [finished(message) for message in self._messages.values()], **self._extras}
+        return {"messages": finished(self._messages), **self._extras}
 
 
 class ChatCompletions(Interface):
@@ -218,8 +229,8 @@ class ChatCompletions(Interface):
     request_key = "messages"
     response_key = "choices"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, extras: Answer | None = None) -> None:
+        super().__init__(extras)
         self._choices: dict[int, dict[str, Any]] = {}
 
     @staticmethod
@@ -237,12 +248,13 @@ class ChatCompletions(Interface):
         return isinstance(event.get("choices"), list)
 
     @staticmethod
-    def ends(event: Event) -> bool:
+    def ends(event: Event) -> bool | None:
+        # A chunk without choices tells the usage, after the end as well.
         choices = dicts(event.get("choices"))
-        return bool(choices) and all(isinstance(choice.get("finish_reason"), str) for choice in choices)
+        return all(isinstance(choice.get("finish_reason"), str) for choice in choices) if choices else None
 
     def add(self, event: Event) -> str:
-        self._keep(event, "id", "model", "created", "usage", "custom_outputs", "system_fingerprint")
+        keep(self._extras, event, [key for key in event if key not in ("choices", "object")])
         text = ""
         for choice in dicts(event.get("choices")):
             index = choice["index"] if isinstance(choice.get("index"), int) else 0
@@ -253,12 +265,16 @@ class ChatCompletions(Interface):
                 merge_delta(known["message"], delta)
                 if index == min(self._choices):
                     text += content_text(delta.get("content"))
-            known.update({k: v for k, v in choice.items() if k not in ("index", "delta") and v is not None})
+            for key, value in choice.items():
+                if key == "logprobs" and isinstance(value, dict):
+                    merge_delta(known.setdefault(key, {}), value)
+                elif key not in ("index", "delta") and value is not None:
+                    known[key] = value
         return text
 
     def answer(self) -> Answer:
-        choices = [{**choice, "message": finished(choice["message"])} for _, choice in sorted(self._choices.items())]
-        return {"object": "chat.completion", "choices": choices, **self._extras}
+        choices = [choice for _, choice in sorted(self._choices.items())]
+        return {"object": "chat.completion", "choices": finished(choices), **self._extras}
 
 
 INTERFACES: tuple[type[Interface], ...] = (ResponsesAgent, ChatAgent, ChatCompletions)
@@ -282,21 +298,6 @@ def interface_of_event(event: Event) -> type[Interface] | None:
 def interfaces_for_key(key: str) -> tuple[type[Interface], ...]:
     """Return the interfaces whose requests have `key`, the one that can say the least first."""
     return tuple(interface for interface in INTERFACES if interface.request_key == key)
-
-
-def _id(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _rest(text: str, said: str) -> str:
-    """Return what `text` adds to what was said of it before; nothing, where it puts that otherwise."""
-    return text[len(said) :] if text.startswith(said) else ""
-
-
-def _item_text(item: Any) -> str:
-    if not isinstance(item, dict) or item.get("type", "message") != "message" or item.get("role") != "assistant":
-        return ""
-    return content_text(item.get("content"))
 
 
 def _function_call(call: dict[str, Any]) -> dict[str, Any]:

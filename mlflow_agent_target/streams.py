@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
+from pydantic_core import from_json
+
 from mlflow_agent_target.answers import AgentResponse, whole_answer
+from mlflow_agent_target.deltas import keep
 from mlflow_agent_target.error_bodies import failure, printable, server_reason
 from mlflow_agent_target.errors import (
     AgentError,
@@ -22,8 +26,11 @@ from mlflow_agent_target.errors import (
 )
 from mlflow_agent_target.interfaces import Interface, interface_of_event
 from mlflow_agent_target.sse import EventDecoder, ServerSentEvent
+from mlflow_agent_target.statuses import is_sign_in_page, sign_in_page
 
 _END = "[DONE]"
+# What a whole answer or a web page starts with; no line of an event stream does.
+_NO_STREAM = (b"{", b"[", b"<", b'"')
 
 
 class ByteStream(Protocol):
@@ -78,53 +85,73 @@ class AgentStream:
         self._clock = clock
         self._started = clock() if started is None else started
         self._interface: Interface | None = None
+        # What events said that came before the first that shows the interface.
+        self._extras: dict[str, Any] = {}
         self._whole: AgentResponse | None = None
-        # Events of no interface that came before the first that has one.
-        self._early: list[dict[str, Any]] = []
         self._silence = 0.0
+        self._decoder = EventDecoder()
+        # The body as long as it may be something else than a stream.
+        self._head: list[bytes] = []
+        # Events that have arrived, each with the text that it adds; then how the stream ended: an error, or None.
+        self._arrived: deque[tuple[dict[str, Any], str]] = deque()
+        self._over = self._at_end = self._marked = False
+        self._outcome: AgentTargetError | None = None
+        # What the framing and the last event say of the end, where no marker tells.
+        self._named_frames = self._ends = False
         self._new_text = ""
-        self._incomplete_reason = ""
         self._error: AgentTargetError | None = None
         self._observer: Observer | None = None
-        # Told by an event that was delivered for what else it says.
-        self._failure: AgentError | None = None
-        self._decoder = EventDecoder()
-        self._frames: deque[ServerSentEvent] = deque()
-        self._at_end = False
-        # What the last event and the framing say of the end, where no marker tells.
-        self._named_frames = self._ends = False
+        self._fetching = threading.Lock()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # A generator of its own for each loop: when a loop is left early, Python closes it, and it the connection.
+        arrived = self._arrived
         try:
-            while (event := next(self, None)) is not None:
+            while arrived or self._fetch():
+                try:
+                    event, self._new_text = arrived.popleft()
+                except IndexError:
+                    continue  # another thread took it
                 yield event
         finally:
             self.close()
 
     def __next__(self) -> dict[str, Any]:
-        if self._error is not None:
-            raise self._error
-        if self.duration is not None:
-            raise StopIteration
-        self._new_text = ""
-        try:
-            event = self._next_event()
-            while event is not None and self._observer is not None and self._observer.hides(event):
-                event = self._next_event()
-        except AgentTargetError as error:
-            self._error = self._error or error  # another thread may have closed it meanwhile
-            self._end()
-            raise self._error from error.__cause__
-        except BaseException:
-            # Ctrl-C, most likely: what is left is no whole answer.
-            self._error = self._interrupted("was broken off before it was complete")
-            self._end()
-            raise
-        if event is None:
-            self._end()
-            raise StopIteration
-        return event
+        while self._arrived or self._fetch():
+            try:
+                event, self._new_text = self._arrived.popleft()
+            except IndexError:
+                continue  # another thread took it
+            return event
+        raise StopIteration
+
+    def _fetch(self) -> bool:
+        """Wait for events to arrive; return False at the end of a stream that is whole."""
+        with self._fetching:
+            if self._error is not None:
+                raise self._error
+            if self.duration is not None:
+                return False
+            try:
+                while not self._arrived:
+                    if self._over:
+                        if self._marked:
+                            self._body.finish()
+                        if self._outcome is not None:
+                            raise self._outcome
+                        self._end()
+                        return False
+                    self._receive()
+            except AgentTargetError as error:
+                self._error = self._error or error  # another thread may have closed it meanwhile
+                self._end()
+                raise self._error from error.__cause__
+            except BaseException:
+                # Ctrl-C, most likely: what is left is no whole answer.
+                self._error = self._interrupted("was broken off before it was complete")
+                self._end()
+                raise
+            return True
 
     def __enter__(self) -> AgentStream:
         return self
@@ -146,6 +173,7 @@ class AgentStream:
         """Close the connection. Any number of times; a stream that has ended stays as it ended."""
         if self.duration is None:
             self._error = self._interrupted("was closed by its reader before it was complete")
+            self._arrived.clear()
             self._end(left_early=True)
 
     @property
@@ -174,10 +202,7 @@ class AgentStream:
         return self._whole or AgentResponse(self._so_far() or {}, request_id=self._body.request_id)
 
     def _so_far(self) -> dict[str, Any] | None:
-        if self._interface is not None:
-            return self._interface.answer()
-        merged = {key: value for event in self._early for key, value in event.items()}
-        return merged or None
+        return self._interface.answer() if self._interface is not None else self._extras or None
 
     def _end(self, left_early: bool = False) -> None:
         if self.duration is None:
@@ -186,96 +211,112 @@ class AgentStream:
                 self._observer.ended(self, self._answer(), self._error, left_early)
         self._body.close()
 
-    def _next_event(self) -> dict[str, Any] | None:
-        """Return the next event, or None at the end of a stream that is whole."""
-        if self._failure is not None:
-            raise self._failure
-        if self._body.content_type in ("application/json", "text/html"):
-            return self._read_whole() if self._whole is None else None
-        while True:
-            while self._frames:
-                frame = self._frames.popleft()
-                if frame.data.strip() == _END:
-                    self._body.finish()
-                    self._check_complete()
-                    return None
-                self._named_frames = self._named_frames or bool(frame.event)
-                if frame.data.strip():
-                    return self._deliver(self._parse(frame), frame.event)
-            if self._at_end:
-                # Without [DONE], only servers that frame with `event:` lines, as OpenAI's, are known to end like this.
-                if not (self._named_frames and self._ends):
-                    raise self._interrupted("ended without its end marker, so it was cut off")
-                self._check_complete()
-                return None
+    def _receive(self) -> None:
+        """Read what has arrived, up to the end of the stream, which is told once all before it was delivered."""
+        try:
             chunk = self._next_chunk()
             self._at_end = not chunk
-            self._frames.extend(self._decoder.feed(chunk) if chunk else self._decoder.finish())
-            if self._frames or self._decoder.in_event:
+            frames = self._decoder.feed(chunk) if chunk else self._decoder.finish()
+            if frames or self._decoder.in_event:
                 self._silence = 0.0
+            if self.time_to_first_event is None:
+                self._keep_head(chunk)
+            for frame in frames:
+                self._take(frame)
+                if self._over:
+                    return
+            if self._at_end:
+                self._over = True
+                self._judge_end()
+        except AgentTargetError as error:
+            self._over = True
+            self._outcome = error
 
-    def _read_whole(self) -> dict[str, Any]:
+    def _take(self, frame: ServerSentEvent) -> None:
+        name, data = ("", frame) if isinstance(frame, bytes) else frame
+        # pydantic-core's parser takes a third of the time of the standard library's, which still reads what it refuses:
+        # lone surrogates, deep nesting, broken UTF-8. orjson, about as quick, would be a dependency more.
+        try:
+            event = from_json(data, cache_strings="keys")
+        except ValueError:
+            text = data.decode("utf-8", errors="replace").strip()
+            if text == _END:
+                self._over = self._marked = True
+                self._check_whole()
+            if text in ("", _END):
+                return
+            event = self._parse(name, text)
+        if type(event) is not dict:
+            raise self._failed(event) if name == "error" else self._invalid("sent an event that is no object", data)
+        error = failure(event, name)
+        # What has come with an error is delivered first.
+        if error is None or "delta" in event or "item" in event or event.get("choices"):
+            if self.time_to_first_event is None:
+                self.time_to_first_event = self._clock() - self._started
+                self._head.clear()
+            interface = self._interface or self._find_interface(event)
+            text = interface.add(event) if interface else ""
+            if self._observer is None or not self._observer.hides(event):
+                self._arrived.append((event, text))
+            if name or self._named_frames:
+                self._named_frames = True
+                ends = interface.ends(event) if interface else None
+                self._ends = self._ends if ends is None else ends
+        if error is not None:
+            raise self._failed(error, event)
+
+    def _find_interface(self, event: dict[str, Any]) -> Interface | None:
+        interface = interface_of_event(event)
+        if interface is None:
+            keep(self._extras, event, [key for key in event if key != "type"])
+        else:
+            self._interface = interface(self._extras)
+        return self._interface
+
+    def _parse(self, name: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            if self._at_end:
+                raise self._interrupted("was cut off within an event") from None
+            if name == "error":
+                return text
+            raise self._invalid("sent an event that is not JSON", text.encode()) from None
+
+    def _keep_head(self, chunk: bytes) -> None:
+        start = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if self._head or self._body.content_type in ("application/json", "text/html") or start.startswith(_NO_STREAM):
+            self._head.append(chunk)
+
+    def _judge_end(self) -> None:
+        """Find out whether a body that has ended without its end marker is whole.
+
+        Without [DONE], only servers that frame with `event:` lines, as OpenAI's, are known to end like this.
+        """
+        if self._head:
+            self._take_whole(b"".join(self._head))
+        elif self._named_frames and self._ends:
+            self._check_whole()
+        else:
+            raise self._interrupted("ended without its end marker, so it was cut off")
+
+    def _take_whole(self, raw: bytes) -> None:
         """Take a whole JSON answer in place of a stream: MLflow's scoring server can't stream."""
-        raw = b"".join(iter(self._next_chunk, b""))
-        text = raw.decode("utf-8", errors="replace")
+        text = raw.decode("utf-8-sig", errors="replace")
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            raise self._invalid(f"sent {self._body.content_type} in place of a stream", text) from None
+            kind = printable(self._body.content_type) or "no content type"
+            raise self._invalid(f"sent {kind} that is no event stream", raw) from None
         self.time_to_first_event = self._clock() - self._started
         self._whole = whole_answer(
             value, endpoint=self._endpoint, request_id=self._body.request_id, attempts=self._body.attempts
         )
-        self._new_text = self._whole.output_text
-        return self._whole
+        self._arrived.append((self._whole, self._whole.output_text))
 
-    def _check_complete(self) -> None:
-        if self._incomplete_reason:
-            raise self._interrupted(f"ended before the answer was whole: {self._incomplete_reason}")
-
-    def _deliver(self, event: dict[str, Any], name: str) -> dict[str, Any]:
-        error = failure(event, name)
-        says_more = "delta" in event or "item" in event or event.get("choices")
-        if error is None or says_more:
-            self._take(event)
-        if error is not None:
-            self._failure = AgentError(
-                f"{server_name(self._endpoint)}: the agent failed while it was answering: {server_reason(error)}",
-                **{**self._facts(), "body": event},
-            )
-            if not says_more:
-                raise self._failure
-        return event
-
-    def _take(self, event: dict[str, Any]) -> None:
-        if self.time_to_first_event is None:
-            self.time_to_first_event = self._clock() - self._started
-        if self._interface is None:
-            interface = interface_of_event(event)
-            if interface is None:
-                self._early.append(event)
-                return
-            self._interface = interface()
-            for early in self._early:
-                self._interface.add(early)
-        self._new_text = self._interface.add(event)
-        self._ends = self._interface.ends(event)
-        if event.get("type") == "response.incomplete":
-            response = event.get("response")
-            details = response.get("incomplete_details") if isinstance(response, dict) else None
-            reason = details.get("reason") if isinstance(details, dict) else None
-            self._incomplete_reason = printable(str(reason or "the model gave no reason"))
-
-    def _parse(self, frame: ServerSentEvent) -> dict[str, Any]:
-        try:
-            event = json.loads(frame.data)
-        except (ValueError, RecursionError):
-            if self._at_end:
-                raise self._interrupted("was cut off within an event") from None
-            raise self._invalid("sent an event that is not JSON", frame.data) from None
-        if not isinstance(event, dict):
-            raise self._invalid("sent an event that is not a JSON object", frame.data)
-        return event
+    def _check_whole(self) -> None:
+        if self._interface is not None and (reason := self._interface.cut_short()):
+            raise self._interrupted(f"ended before the answer was whole: {printable(reason)}")
 
     def _next_chunk(self) -> bytes:
         """Wait for bytes no longer than silence may last. The reader's own time is no silence, comments are."""
@@ -291,6 +332,12 @@ class AgentStream:
             raise self._interrupted(f"broke off: {str(error).removesuffix('.')}") from error
         finally:
             self._silence += self._clock() - started
+
+    def _failed(self, error: Any, event: Any = None) -> AgentError:
+        return AgentError(
+            f"{server_name(self._endpoint)}: the agent failed while it was answering: {server_reason(error)}",
+            **{**self._facts(), "body": error if event is None else event},
+        )
 
     def _interrupted(self, what: str) -> StreamInterruptedError:
         return StreamInterruptedError(f"{server_name(self._endpoint)}: the stream {what}.", **self._facts())
@@ -311,12 +358,12 @@ class AgentStream:
             "partial": self._so_far(),
         }
 
-    def _invalid(self, what: str, body: str) -> InvalidResponseError:
+    def _invalid(self, what: str, raw: bytes) -> AgentTargetError:
+        body = raw.decode("utf-8", errors="replace")
+        facts = {**self._facts(), "body": body}
+        del facts["partial"]
+        if is_sign_in_page(self._body.content_type, body):
+            return sign_in_page("a page that asks for a login", facts)
         return InvalidResponseError(
-            f"{server_name(self._endpoint)} {what}. It starts: {printable(body, 200)!r}",
-            endpoint=self._endpoint,
-            status_code=200,
-            request_id=self._body.request_id,
-            body=body,
-            attempts=self._body.attempts,
+            f"{server_name(self._endpoint)} {what}. It starts: {printable(body, 200)!r}", **facts
         )

@@ -225,10 +225,7 @@ class Transport:
         raise self._error(response, headers, len(body or b""), options, attempt)
 
     def _open(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Body:
-        body = Body(response, options.endpoint, attempt.number)
-        if body.content_type == "text/html":
-            raise self._no_answer(_read(body, attempt.deadline), body, options)
-        return body
+        return Body(response, options.endpoint, attempt.number)
 
     def _whole_or_empty(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Reply:
         return self._whole(response, options, attempt, empty=b"{}")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_agent_target.connections import _ChunkedResponse
+from mlflow_agent_target.connections import _Response
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -39,8 +39,8 @@ class Arriving(io.RawIOBase):
         return io.BufferedReader(self)
 
 
-def answer(*pieces: bytes) -> _ChunkedResponse:
-    response = _ChunkedResponse(Arriving([HEAD, *pieces]))  # type: ignore[arg-type]
+def answer(*pieces: bytes) -> _Response:
+    response = _Response(Arriving([HEAD, *pieces]))  # type: ignore[arg-type]
     response.begin()
     return response
 

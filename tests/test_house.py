@@ -29,10 +29,10 @@ ROWS = [
     {"streams", "answers"},
     {"transport", "interfaces", "inputs", "conversion"},
     {"body"},
-    {"failures", "statuses", "retry", "target", "sse", "payload", "deltas"},
+    {"failures", "statuses", "retry", "target", "sse", "payload", "items"},
     {"adapter", "credentials"},
     {"connections"},
-    {"errors"},
+    {"errors", "deltas"},
     {"error_bodies"},
 ]
 SIDEWAYS = {

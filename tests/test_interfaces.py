@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlflow_agent_target import AgentResponse
 from mlflow_agent_target.streams import AgentStream
@@ -21,12 +23,11 @@ class Recorded:
     request_id = None
     attempts = 1
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = [chunk for chunk in chunks if chunk]
 
     def read(self, timeout: float) -> bytes:
-        body, self.body = self.body, b""
-        return body
+        return self.chunks.pop(0) if self.chunks else b""
 
     def finish(self) -> None: ...
 
@@ -42,7 +43,21 @@ def message(item_id: str, text: str) -> dict[str, Any]:
 
 TRACE = {"info": {"trace_id": "tr-1"}, "data": {"spans": []}}
 CALL = {"type": "function_call", "id": "__fake_id__", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'}
+REAL_CALL = {**CALL, "id": "fc"}
 CHAT_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+def completion(said: dict[str, Any], finish_reason: str, usage: int | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", **said}, "finish_reason": finish_reason}
+    tokens = {} if usage is None else {"prompt_tokens": 1, "completion_tokens": usage, "total_tokens": 1 + usage}
+    return {
+        "object": "chat.completion",
+        "id": "cc",
+        "model": "m",
+        "choices": [choice],
+        **({"usage": tokens} if tokens else {}),
+    }
+
 
 WHOLE_ANSWERS: dict[str, dict[str, Any]] = {
     "responses_minimum": {
@@ -95,6 +110,100 @@ WHOLE_ANSWERS: dict[str, dict[str, Any]] = {
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
     },
+    "responses_supervisor_steps": {
+        "object": "response",
+        "id": "r",
+        "output": [
+            message("m", "Asking Genie."),
+            REAL_CALL,
+            {"type": "function_call_output", "call_id": "c1", "output": ["42"], "name": "add"},
+            message("n", "It is 42."),
+            {"type": "task_continue_request", "id": "continue_1", "step": 3},
+        ],
+    },
+    "responses_call_done_before_message": {
+        "object": "response",
+        "id": "x",
+        "output": [REAL_CALL, message("m", "Let me see.")],
+        "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+    },
+    "responses_arguments_in_pieces": {
+        "object": "response",
+        "output": [
+            REAL_CALL,
+            {"type": "function_call", "id": "other", "call_id": "c2", "name": "sub", "arguments": '{"b": 2}'},
+        ],
+    },
+    "responses_only_in_completed": {
+        "object": "response",
+        "id": "b",
+        "status": "completed",
+        "output": [
+            REAL_CALL,
+            {"type": "function_call_output", "call_id": "c1", "output": "2"},
+            message("m", "Two."),
+        ],
+        "usage": {"input_tokens": 3, "output_tokens": 3, "total_tokens": 6},
+    },
+    "responses_reasoning_and_refusal": {
+        "object": "response",
+        "output": [
+            {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "Hm, hm."}]},
+            {**message("m", ""), "content": [{"type": "refusal", "refusal": "I can't."}]},
+        ],
+    },
+    "responses_mcp_approval": {
+        "object": "response",
+        "output": [
+            {"type": "mcp_approval_response", "id": "x", "approval_request_id": "mcpr_0", "approve": True},
+            {"type": "mcp_approval_request", "id": "mcpr_1", "name": "drop", "arguments": "{}", "server_label": "db"},
+        ],
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "responses_openai_framing_trailing_metadata": {
+        "object": "response",
+        "id": "r",
+        "status": "completed",
+        "output": [message("m", "Hi")],
+        "metadata": {"trace_id": "tr-1"},
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "responses_odd_framing": {
+        "object": "response",
+        "output": [{**message("m", ""), "content": "a\u2028\u2029\u0085é😀"}],
+    },
+    "chat_agent_without_ids": {
+        "messages": [
+            {"role": "assistant", "content": "Hm."},
+            {"role": "tool", "content": "1", "name": "f", "tool_call_id": "c1"},
+            {"role": "tool", "content": "2", "name": "f", "tool_call_id": "c2"},
+            {"role": "assistant", "content": "Ok"},
+        ],
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "chat_completions_usage_on_every_chunk": completion({"content": "Hello"}, "stop", usage=3),
+    "chat_completions_usage_on_last_chunk": {
+        **completion({"content": "Hello"}, "stop", usage=2),
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "chat_completions_reasoning_parts": completion(
+        {
+            "content": [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm, hm."}]},
+                {"type": "text", "text": "Hello"},
+            ]
+        },
+        "stop",
+    ),
+    "chat_completions_calls_all_numbered_0": completion(
+        {
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"id": "c2", "type": "function", "function": {"name": "g", "arguments": '{"a": 1}'}},
+            ]
+        },
+        "tool_calls",
+    ),
     "chat_completions_tool_call_in_pieces": {
         "object": "chat.completion",
         "id": "cc",
@@ -126,9 +235,14 @@ def test_a_recorded_stream_adds_up_to_the_whole_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE_ANSWERS)
-def test_streamed_text_is_the_whole_answers_text_once(name: str) -> None:
-    stream = AgentStream(Recorded((STREAMS / f"{name}.txt").read_bytes()))
+@given(split=st.data())
+def test_streamed_text_is_the_whole_answers_text_once_however_it_is_cut(name: str, split: st.DataObject) -> None:
+    body = (STREAMS / f"{name}.txt").read_bytes()
+    cuts = sorted(split.draw(st.lists(st.integers(0, len(body)), max_size=20)))
+    chunks = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    stream = AgentStream(Recorded(*chunks))
     assert "".join(stream.text_stream) == stream.get_final_response().output_text
+    assert stream.get_final_response() == WHOLE_ANSWERS[name]
 
 
 def frames(*events: dict[str, Any]) -> bytes:
@@ -166,13 +280,45 @@ def done(item: dict[str, Any]) -> dict[str, Any]:
             id="only response.completed brings the item",
         ),
         pytest.param([delta("a")], ["a"], id="no done item ever comes"),
+        pytest.param([delta("a ", "x"), done(message("y", "a"))], ["a "], id="another id, and other spaces"),
+        pytest.param(
+            [done(CALL), {"type": "response.completed", "response": {"output": [CALL, message("m", "a")]}}],
+            ["a"],
+            id="response.completed brings what no done item has brought",
+        ),
+        pytest.param(
+            [done(message("m", "a")), {"type": "response.completed", "response": {"output": [message("n", "a")]}}],
+            ["a"],
+            id="response.completed knows the item by another id",
+        ),
+        pytest.param(
+            [delta("a"), {"type": "response.created"}, delta("b", "n"), done(message("n", "b"))],
+            ["a", "b"],
+            id="an inner response without its done item",
+        ),
+        pytest.param([{"type": "keepalive"}, delta("a")], ["a"], id="an event of no interface comes first"),
     ],
 )
 def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], pieces: list[str]) -> None:
     stream = AgentStream(Recorded(frames(*events)))
     assert list(stream.text_stream) == pieces
     final = stream.get_final_response().output_text
-    assert final.lower() == "".join(pieces)
+    assert final.lower().strip() == "".join(pieces).strip()
+
+
+def test_adding_up_costs_the_same_however_long_the_text_is() -> None:
+    """A text of megabytes in small pieces: were it copied for each, this would take minutes."""
+    for event in (delta("some text "), {"delta": {"id": "m", "content": "some text "}}):
+        stream = AgentStream(Recorded(*[frames(*[event] * 1000).removesuffix(b"data: [DONE]\n\n")] * 200, frames()))
+        assert len(stream.get_final_response().output_text) == 2_000_000
+
+
+def test_events_are_never_changed() -> None:
+    piece = {"role": "assistant", "content": [{"type": "text", "text": "a"}], "tool_calls": [CHAT_CALL]}
+    stream = AgentStream(Recorded(frames(*[{"choices": [{"index": 0, "delta": piece}]}] * 3)))
+    seen = list(stream)
+    stream.get_final_response()
+    assert seen == [{"choices": [{"index": 0, "delta": piece}]}] * 3
 
 
 def part(kind: str, index: int, **text: str) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +118,15 @@ ERROR_FRAMES: dict[str, bytes] = {
     "OpenAI chat": events({"error": {"message": "kaput", "type": "server_error", "code": None}}),
     "LongRunningAgentServer": events({"type": "error", "error": {"message": "kaput", "code": "task_timeout"}}),
     "OpenAI responses": events({"type": "error", "code": "c", "message": "kaput", "param": None}),
+    "an error that is text": events({"databricks_output": {"error": "kaput"}}),
+    "text under the name of an error": b"event: error\ndata: kaput\n\ndata: [DONE]\n\n",
+    "a JSON string under the name of an error": b'event: error\ndata: "kaput"\n\n',
+    "LongRunningAgentServer, not found": events(
+        {"error": {"message": "kaput", "type": "not_found", "code": "x"}}, done=False
+    ),
+    "a failed answer as an event": events({"status": "failed", "output": [], "error": {"message": "kaput"}}),
+    "with a type": events({"type": "x", "databricks_output": {"error": {"error_code": "X", "message": "kaput"}}}),
+    "control characters": events({"error": "kaput\r\nINFO forged\u2028\x1b[31m\ud800"}),
     "response.failed": events({"type": "response.failed", "response": {"error": {"code": "c", "message": "kaput"}}}),
 }
 
@@ -126,6 +137,7 @@ def test_an_error_event_raises_after_the_events_before_it(frame: bytes, scripted
     assert seen == [HEL, LO]
     assert isinstance(error, AgentError)
     assert "kaput" in str(error)
+    assert str(error).isprintable()
     assert (error.status_code, error.may_have_run, error.endpoint) == (200, True, "a")
     assert error.partial is not None
     assert error.partial["output"][0]["content"][0]["text"] == "Hello"
@@ -140,6 +152,69 @@ def test_an_event_that_brings_an_error_and_text_is_delivered_first(scripted: Mak
     assert error.partial["messages"][0]["content"] == "Hel"
 
 
+def named(*values: dict[str, Any]) -> bytes:
+    return b"".join(f"event: {value.get('type', 'x')}\n".encode() + events(value, done=False) for value in values)
+
+
+COMPLETED = {"type": "response.completed", "response": {"output": [ITEM]}}
+CREATED = {"type": "response.created", "response": {}}
+STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 1}}
+
+
+@pytest.mark.parametrize(
+    ("body", "complete"),
+    [
+        pytest.param(named(HEL, LO, COMPLETED), True, id="named, completed"),
+        pytest.param(named(HEL, LO, {**COMPLETED, "type": "responses.completed"}), True, id="named, misspelt"),
+        pytest.param(named(CHUNK, STOP), True, id="named, finish_reason"),
+        pytest.param(named(CHUNK, STOP, USAGE), True, id="named, usage after finish_reason"),
+        pytest.param(named(COMPLETED) + events({"trace_id": "t"}, done=False), True, id="named, a trace's id after it"),
+        pytest.param(named(COMPLETED, {"type": "keepalive"}), True, id="named, a keep-alive event after it"),
+        pytest.param(named(COMPLETED).removesuffix(b"\n\n"), True, id="named, without its blank line"),
+        pytest.param(events(HEL, LO, COMPLETED, done=False), False, id="not named, completed"),
+        pytest.param(events(CHUNK, STOP, done=False), False, id="not named, finish_reason"),
+        pytest.param(named(HEL, LO, DONE), False, id="named, only a done item"),
+        pytest.param(named(CREATED, COMPLETED, CREATED, HEL), False, id="named, cut in a second inner response"),
+        pytest.param(named(COMPLETED) + events(HEL, done=False), False, id="more text after completed, not named"),
+        pytest.param(named(CHUNK, USAGE), False, id="named, usage but no finish_reason"),
+    ],
+)
+def test_what_is_evidence_of_a_whole_stream(body: bytes, complete: bool, scripted: Make) -> None:
+    _, error = read(ask(scripted(chunked([body]))))
+    assert isinstance(error, type(None) if complete else StreamInterruptedError)
+
+
+def test_an_inner_response_that_was_cut_short_is_made_good_by_a_later_one(scripted: Make) -> None:
+    cut = {"type": "response.incomplete", "response": {"incomplete_details": {"reason": "max_output_tokens"}}}
+    _, error = read(ask(scripted(chunked([events(cut, CREATED, COMPLETED)]))))
+    assert error is None
+
+
+def test_a_reader_that_stops_before_an_error_never_sees_it(scripted: Make) -> None:
+    with ask(scripted(chunked([events(HEL, LO, {"error": "kaput"})]))) as stream:
+        assert next(stream) == HEL
+    with pytest.raises(StreamInterruptedError):
+        next(stream)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream", "text/plain", ""])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b" \r\n\r\n\t"], ids=["plain", "BOM", "blank"])
+def test_a_whole_answer_is_known_whatever_its_content_type_says(
+    content_type: str, start: bytes, scripted: Make
+) -> None:
+    answer = {"output": [ITEM]}
+    body = start + json.dumps(answer, indent=2).encode()
+    stream = ask(scripted(chunked([body[:7], body[7:]], content_type=content_type)))
+    assert stream.get_final_response() == answer
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/html", "text/plain"])
+def test_a_stream_is_known_whatever_its_content_type_says(content_type: str, scripted: Make) -> None:
+    assert list(ask(scripted(chunked([events(HEL, DONE)], content_type=content_type)))) == [HEL, DONE]
+
+
 def test_a_whole_json_answer_in_place_of_a_stream_is_one(scripted: Make) -> None:
     answer = {"output": [ITEM]}
     stream = ask(scripted(whole(answer)))
@@ -151,6 +226,10 @@ def test_a_whole_json_answer_in_place_of_a_stream_is_one(scripted: Make) -> None
     ("answer", "kind"),
     [
         pytest.param(whole(b"<html>Sign in</html>", content_type="text/html"), InvalidResponseError, id="HTML"),
+        pytest.param(chunked([b"<!doctype html>\n\n<p>"]), InvalidResponseError, id="HTML that is called a stream"),
+        pytest.param(chunked([b'{"output": ']), InvalidResponseError, id="half an answer that is called a stream"),
+        pytest.param(chunked([b'{"a": 1}\n{"a": 2}\n']), InvalidResponseError, id="JSON lines"),
+        pytest.param(chunked([b": ping\n\n"] * 3), StreamInterruptedError, id="nothing but comments"),
         pytest.param(whole(b"{nope", content_type="application/json"), InvalidResponseError, id="broken JSON"),
         pytest.param(chunked([b"data: {nope\n\n"]), InvalidResponseError, id="a broken event"),
         pytest.param(chunked([b"data: 7\n\n"]), InvalidResponseError, id="an event that is no object"),
@@ -258,6 +337,40 @@ def test_an_event_is_delivered_when_its_bytes_arrive(body: Answer, scripted: Mak
     assert stream.duration - stream.time_to_first_event > 0.3
 
 
+def packed(encoding: str, parts: list[bytes | float]) -> list[bytes | float]:
+    packer = zlib.compressobj(wbits=31 if encoding == "gzip" else 15)
+    flushed = [p if isinstance(p, float) else packer.compress(p) + packer.flush(zlib.Z_SYNC_FLUSH) for p in parts]
+    return [*flushed, packer.flush()]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("framing", [chunked, closing])
+def test_a_packed_event_is_delivered_when_its_bytes_arrive(
+    encoding: str, framing: Callable[..., Answer], scripted: Make
+) -> None:
+    body = packed(encoding, [events(HEL, done=False), 0.4, events(LO, DONE)])
+    server = scripted(framing(body, content_type=f"text/event-stream\r\nContent-Encoding: {encoding}"))
+    client = AgentTargetClient(server.target_uri).with_options(interface="ResponsesAgent")
+    for _ in range(2):
+        stream = client.predict_stream(endpoint="a", inputs="hi")
+        assert list(stream) == [HEL, LO, DONE]
+        assert stream.time_to_first_event is not None
+        assert stream.duration is not None
+        assert stream.duration - stream.time_to_first_event > 0.3
+    assert len({request.connection for request in server.posts}) == (1 if framing is chunked else 2)
+
+
+def test_an_event_is_delivered_before_the_rest_of_its_chunk(scripted: Make) -> None:
+    first, rest = events(HEL, done=False), events(LO, DONE)
+    head = chunked([], end=False)
+    answer = [*head, b"%x\r\n" % len(first + rest) + first, 0.4, rest + b"\r\n0\r\n\r\n"]
+    stream = ask(scripted(answer))
+    assert len(list(stream)) == 3
+    assert stream.time_to_first_event is not None
+    assert stream.duration is not None
+    assert stream.duration - stream.time_to_first_event > 0.3
+
+
 ENDLESS = chunked([part for _ in range(500) for part in (events(HEL, done=False), 0.02)])
 
 
@@ -276,6 +389,16 @@ def leave_the_block(stream: AgentStream) -> None:
         next(stream)
 
 
+def fail_in_the_loop(stream: AgentStream) -> None:
+    with contextlib.suppress(ZeroDivisionError):
+        for _ in stream:
+            _ = 1 / 0
+
+
+def take_one_text(stream: AgentStream) -> None:
+    assert next(stream.text_stream) == "Hel"
+
+
 def take_a_few(stream: AgentStream) -> None:
     assert list(itertools.islice(stream, 2)) == [HEL, HEL]
 
@@ -285,7 +408,18 @@ def forget(stream: AgentStream) -> None:
     del stream
 
 
-@pytest.mark.parametrize("leave", [leave_the_loop, leave_the_text, leave_the_block, take_a_few, AgentStream.close])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        leave_the_loop,
+        leave_the_text,
+        leave_the_block,
+        fail_in_the_loop,
+        take_one_text,
+        take_a_few,
+        AgentStream.close,
+    ],
+)
 def test_leaving_a_stream_closes_its_connection(leave: Callable[[AgentStream], None], scripted: Make) -> None:
     server = scripted(ENDLESS)
     stream = ask(server)
@@ -311,6 +445,40 @@ def test_a_stream_that_ends_gives_its_connection_back(scripted: Make) -> None:
     for _ in range(5):
         assert client.predict_stream(endpoint="a", inputs="hi").get_final_response().output_text == "Hello"
     assert {request.connection for request in server.posts} == {1}
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        pytest.param([b"0\r\n\r\n"], id="at once"),
+        pytest.param([b"5\r\n: x\n\n\r\n1\r\n\n\r\n", b"0\r\n\r\n"], id="after comments and blank lines"),
+        pytest.param([0.01, b"0\r\n", 0.005, b"\r\n"], id="a little later"),
+    ],
+)
+def test_what_follows_the_end_marker_does_not_cost_the_connection(tail: list[bytes | float], scripted: Make) -> None:
+    server = scripted([*chunked([events(HEL, LO, DONE)], end=False), *tail])
+    client = AgentTargetClient(server.target_uri).with_options(interface="ResponsesAgent")
+    for _ in range(3):
+        assert len(list(client.predict_stream(endpoint="a", inputs="hi"))) == 3
+    assert {request.connection for request in server.posts} == {1}
+
+
+def test_threads_may_share_a_stream(scripted: Make) -> None:
+    sent = [{**HEL, "sequence_number": number} for number in range(3000)]
+    stream = ask(scripted(chunked([events(event, done=False) for event in sent] + [b"data: [DONE]\n\n"])))
+    seen: list[dict[str, Any]] = []
+
+    def take() -> None:
+        while (event := next(stream, None)) is not None:
+            seen.append(event)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(event["sequence_number"] for event in seen) == list(range(3000))
+    assert stream.get_final_response().output_text == "Hel" * 3000
 
 
 def test_a_server_that_keeps_a_finished_stream_open_is_not_waited_for(scripted: Make) -> None:
