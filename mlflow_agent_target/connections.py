@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import struct
 import sys
 from typing import Any
 
@@ -21,8 +20,8 @@ _READ_BYTES = 65536
 _FRAME_BYTES = 65536
 _CUT_OFF = "the connection broke before the whole request was sent"
 _NOT_TAKEN = "the connection had been closed before the whole request arrived"
-# Offsets in Linux's tcp_info (include/uapi/linux/tcp.h) of 64-bit counters: bytes acknowledged, sent, sent again.
-_TCP_INFO_BYTES, _ACKNOWLEDGED, _SENT, _SENT_AGAIN = 216, 120, 200, 208
+# Offsets in Linux's tcp_info (include/uapi/linux/tcp.h) of counters of 64 bits: bytes acknowledged, and sent.
+_ACKNOWLEDGED, _SENT = 120, 200
 
 
 class RequestCutOffError(ProtocolError):
@@ -44,15 +43,18 @@ class _Response(http.client.HTTPResponse):
     # What came was no frame: told once what came before it was given.
     _is_broken = False
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
+    def __init__(self, sock: socket.socket, sent: int = 0, **options: Any) -> None:
+        super().__init__(sock, **options)
         self._sock = sock
+        self._sent = sent
 
     def begin(self) -> None:
         try:
             super().begin()
         except http.client.RemoteDisconnected as error:
-            if _has_unacknowledged(self._sock):
+            # Its kernel acknowledges what it takes in, with the closing at the latest. Where the server closed a
+            # connection that was kept alive while the request was on its way, nobody has read it.
+            if _tcp_bytes(self._sock, _ACKNOWLEDGED) < self._sent:
                 raise RequestCutOffError(_NOT_TAKEN, error) from error
             raise
         del self._sock
@@ -107,24 +109,15 @@ class _Response(http.client.HTTPResponse):
         return b"".join(data)
 
 
-def _has_unacknowledged(sock: socket.socket) -> bool:
-    """Return whether a connection that the other side has closed in good order had not taken in all that was sent.
-
-    Its kernel acknowledges what it takes in, with the closing at the latest. Where the connection was kept alive and
-    the server closed it as the request was on its way, nobody has read the request. Known on Linux only.
-    """
+def _tcp_bytes(sock: socket.socket, at: int) -> int:
+    """Return one of the counters of a connection's tcp_info; 0 where there is none, which tells nothing."""
     if sys.platform != "linux":
-        return False
+        return 0
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, at + 8)
     except OSError:
-        return False
-    if len(info) < _TCP_INFO_BYTES:
-        return False  # an older kernel
-    acknowledged, sent, sent_again = (
-        struct.unpack_from("Q", info, at)[0] for at in (_ACKNOWLEDGED, _SENT, _SENT_AGAIN)
-    )
-    return bool(acknowledged < sent - sent_again)
+        return 0
+    return int.from_bytes(info[at:], sys.byteorder)
 
 
 class _WholeRequests(HTTPConnection):
@@ -134,14 +127,18 @@ class _WholeRequests(HTTPConnection):
     nothing came.
     """
 
-    response_class = _Response
-
     _held: list[bytes] | None = None
     _cut_off = False
+    _is_kept_alive = False
 
     def connect(self) -> None:
-        self._cut_off = False
+        self._cut_off = self._is_kept_alive = False
         super().connect()
+
+    def response_class(  # type: ignore[override] # called as the class would be
+        self, sock: socket.socket, **options: Any
+    ) -> _Response:
+        return _Response(sock, _tcp_bytes(sock, _SENT) if self._is_kept_alive else 0, **options)
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         joined = body is None or (isinstance(body, bytes) and len(body) <= _JOINED_BYTES)
@@ -168,7 +165,9 @@ class _WholeRequests(HTTPConnection):
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3's own
         try:
-            return super().getresponse()
+            response = super().getresponse()
+            self._is_kept_alive = True
+            return response
         except ConnectionError as error:
             if self._cut_off:
                 raise RequestCutOffError(_CUT_OFF, error) from error
