@@ -166,6 +166,13 @@ class Endpoint:
         idle_timeout = timeout if self._options.idle_timeout is None else self._options.idle_timeout
         return AgentStream(body, endpoint=self.name, started=started, timeout=timeout, idle_timeout=idle_timeout)
 
+    def encode(self, inputs: Any) -> dict[str, Any]:
+        """Return the payload that `query` would send. Asks the endpoint what it serves, and nothing else."""
+        request = read_inputs(inputs)
+        payload = encode(request, self._interface or self._connection.interface_of(self._key, self._ask))
+        encode_json(payload)
+        return payload
+
     def _send(
         self,
         send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T],
