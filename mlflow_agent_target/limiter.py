@@ -204,7 +204,9 @@ class _Bucket:
         return self._rate * 2 ** min(max(now - self._quiet_since, 0.0) / self._doubling, 60)
 
     def _fill(self, now: float) -> float:
-        return min(self._level + (now - self._at) * self._rate_at(now), max(self._burst, 1.0))
+        # What has flowed in meanwhile may go at once, when the rate is known well enough to tell how much that is.
+        most = max(self._burst, 1.0) if self._doubling > _FASTEST_DOUBLING else 1.0
+        return min(self._level + (now - self._at) * self._rate_at(now), most)
 
 
 class _Latency:

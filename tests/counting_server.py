@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,20 @@ SIGMA = 0.5
 
 def lognormal_seconds(milliseconds: float, number: int) -> float:
     """The time that the question of this number takes."""
-    return milliseconds / 1000 * math.exp(SIGMA * random.Random(number).gauss(0, 1))
+    return milliseconds / 1000 * math.exp(SIGMA * random.Random(number).gauss(0, 1))  # noqa: S311
 
 
 class Bucket:
     """A token bucket, full at its first use."""
 
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst, self._level = rate, burst, burst
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._level, self._clock = rate, burst, burst, clock
         self._at: float | None = None
 
     def take(self) -> float:
         """Take a token, and return 0; or the seconds until there is one."""
-        now = time.monotonic()
-        self._level = min(self._burst, self._level + (now - (self._at or now)) * self._rate)
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - (now if self._at is None else self._at)) * self._rate)
         self._at = now
         if self._level < 1:
             return (1 - self._level) / self._rate
