@@ -217,17 +217,19 @@ class _Latency:
         self._usual: float | None = None
         self._sum = 0.0
         self._count = 0
+        self._epoch: float = _SHORTEST_EPOCH  # answers
 
     def is_slow(self, seconds: float, limit: float) -> bool:
         """Take in an answer's time, and return whether the answers of late, this one included, were slow."""
         self._sum += math.log(max(seconds, 1e-4))
         self._count += 1
-        if self._count < max(limit, _SHORTEST_EPOCH):
+        if self._count < self._epoch:
             return False
+        self._epoch = max(limit, _SHORTEST_EPOCH)
         mean, self._sum, self._count = self._sum / self._count, 0.0, 0
         if self._usual is None or mean < self._usual:
             self._usual = mean if self._usual is None else 0.7 * self._usual + 0.3 * mean
         else:
-            self._usual += 0.05 * (mean - self._usual)  # an endpoint may become slower for good
+            self._usual += 0.02 * (mean - self._usual)  # an endpoint may become slower for good
         self.gradient = max(_SLOW * math.exp(self._usual - mean), 0.5)
         return self.gradient < 1.0

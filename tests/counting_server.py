@@ -27,7 +27,7 @@ SIGMA = 0.5
 
 def lognormal_seconds(milliseconds: float, number: int) -> float:
     """The time that the question of this number takes."""
-    return milliseconds / 1000 * math.exp(SIGMA * random.Random(number).gauss(0, 1))  # noqa: S311
+    return milliseconds / 1000 * math.exp(SIGMA * random.Random(number).gauss(0, 1))
 
 
 class Bucket:

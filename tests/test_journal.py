@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -61,13 +62,13 @@ def text_file(path: Path) -> None:
 
 
 def other_database(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE rows (position INTEGER)")
 
 
 def newer_version(path: Path) -> None:
     Journal(path, ABOUT).close()
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
 
 
@@ -146,11 +147,17 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     journal = Journal(path, ABOUT)
     journal._connection.execute("PRAGMA max_page_count = 20")
-    written = 0
+    written = -1
+
+    def write_on() -> None:
+        nonlocal written
+        while True:
+            outcome = settle(written + 1)._replace(response="x" * 1000)
+            journal.write([outcome], [], [claim(written + 2)])
+            written += 1
+
     with pytest.raises(AgentTargetError, match=r"can't be written: database or disk is full.*Make room"):
-        for position in range(1000):
-            journal.write([settle(position)._replace(response="x" * 1000)], [], [claim(position + 1)])
-            written = position
+        write_on()
     journal.close()
     assert states(path) == {**dict.fromkeys(range(written + 1), OK), written + 1: "claimed"}
     again = Journal(path, ABOUT)
