@@ -209,18 +209,18 @@ class Journal:
                 ) from error
 
     def close(self) -> None:
-        """Close the file, for others to use."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
+        """Close the file, for others to use, as one file that can be copied."""
+        with self._lock:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
 
 
 class Reader:
-    """Reads a journal that nobody writes to any more."""
+    """Reads a journal that nobody is writing to. Holds nothing open, so that the next run may have it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
 
     def select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query.
@@ -228,22 +228,13 @@ class Reader:
         Raises:
             InvalidInputError: The file is gone or in use.
         """
-        with self._lock:
+        if not self._path.exists():
+            raise InvalidInputError(f"The journal {str(self._path)!r} is not there any more.")
+        with contextlib.closing(_connect(self._path)) as connection:
             try:
-                if self._connection is None:
-                    if not self._path.exists():
-                        raise sqlite3.OperationalError("there is no such file any more")
-                    self._connection = _connect(self._path)
-                return self._connection.execute(sql, values).fetchall()
+                return connection.execute(sql, values).fetchall()
             except sqlite3.Error as error:
                 raise _unusable(self._path, error) from error
-
-    def close(self) -> None:
-        """Close the file; it is opened again at the next use."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
 
 
 def discard(path: Path) -> None:

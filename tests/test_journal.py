@@ -32,11 +32,7 @@ def settle(position: int, state: str = OK) -> Outcome:
 
 
 def states(path: Path) -> dict[int, str]:
-    reader = Reader(path)
-    try:
-        return dict(reader.select("SELECT position, state FROM rows"))
-    finally:
-        reader.close()
+    return dict(Reader(path).select("SELECT position, state FROM rows"))
 
 
 def test_it_knows_what_was_written(tmp_path: Path) -> None:
@@ -177,7 +173,7 @@ def test_what_is_only_kept_for_the_result_claims_nothing(tmp_path: Path) -> None
 
 
 def test_a_journal_that_was_deleted_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="no such file"):
+    with pytest.raises(InvalidInputError, match="is not there any more"):
         states(tmp_path / "gone.db")
     assert list(tmp_path.iterdir()) == []
 
