@@ -48,7 +48,7 @@ class Limiter:
         self._answers = math.inf  # since the limit last fell
         self._changed = now  # requests sent before then say nothing of the present limits
         self._held_until = now
-        self._refused_in_a_row = 0
+        self.unavailable_in_a_row = 0  # times that were waited for, without an answer between
         self._minute = _Minute(requests_per_minute, now) if requests_per_minute else None
         self._bucket = _Bucket(now)
         self._latency = _Latency()
@@ -56,7 +56,7 @@ class Limiter:
     @property
     def concurrency(self) -> int:
         """The most requests in flight at present."""
-        return 1 if self._refused_in_a_row > 1 else max(int(self._limit), 1)
+        return 1 if self.unavailable_in_a_row > 1 else max(int(self._limit), 1)
 
     def delay(self, now: float) -> float:
         """Return the seconds until a request may go, 0 for at once, infinity for not before another one ends."""
@@ -78,7 +78,7 @@ class Limiter:
         """A request that was sent at `sent_at` ended with an answer, whatever it says, or without one in its time."""
         was_full = self.in_flight >= self._limit - 1
         self.in_flight -= 1
-        self._refused_in_a_row = 0
+        self.unavailable_in_a_row = 0
         self._answers += 1
         if was_full and sent_at >= self._changed:
             rounds = self._answers / self._limit
@@ -102,8 +102,8 @@ class Limiter:
         self._bucket.forget(sent_at)
         if sent_at >= self._changed:
             self._fall(now, self._limit / 2)
-            self._refused_in_a_row += 1
-            pause = min(_FIRST_PAUSE * 2 ** min(self._refused_in_a_row - 1, 16), _LONGEST_PAUSE)
+            self.unavailable_in_a_row += 1
+            pause = min(_FIRST_PAUSE * 2 ** min(self.unavailable_in_a_row - 1, 16), _LONGEST_PAUSE)
             retry_after = pause if retry_after is None else retry_after
         self._hold(now, retry_after)
 

@@ -284,7 +284,8 @@ class Scheduler:
         else:
             self._limiter.unavailable(now, task.sent_at, retry_after)
         most, patience = self._options.retries.max_retries, self._options.total_timeout
-        is_wrong = getattr(error, "unreachable", False) and not self._has_answered and task.attempts >= _FIRST_TRIES
+        is_new = not self._has_answered and self._limiter.unavailable_in_a_row >= _FIRST_TRIES
+        is_wrong = is_new and getattr(error, "unreachable", False)
         if is_wrong or now - self._last_answer > patience:
             # Not this row's failure, but every row's.
             self._released.append(task.claim.position)

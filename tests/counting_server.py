@@ -146,14 +146,14 @@ class Connection(asyncio.Protocol):
         self._transport.write(head.encode() + raw)
 
 
-async def _serve(certificate: str | None, key: str | None) -> None:
+async def _serve(port: int, certificate: str | None = None, key: str | None = None) -> None:
     context = None
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
     state = State()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(state), "127.0.0.1", 0, ssl=context, backlog=1024)
+    server = await loop.create_server(lambda: Connection(state), "127.0.0.1", port, ssl=context, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
     # Gone with the process that started it.
     await loop.run_in_executor(None, sys.stdin.read)
@@ -162,9 +162,9 @@ async def _serve(certificate: str | None, key: str | None) -> None:
 class CountingServer:
     """The server, started and stopped."""
 
-    def __init__(self, *certificate_and_key: str) -> None:
+    def __init__(self, *certificate_and_key: str, port: int = 0) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.counting_server", *certificate_and_key],
+            [sys.executable, "-m", "tests.counting_server", str(port), *certificate_and_key],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -196,5 +196,5 @@ class CountingServer:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(*(sys.argv[1:] or (None, None))))
+    asyncio.run(_serve(int(sys.argv[1]), *sys.argv[2:]))
     os._exit(0)

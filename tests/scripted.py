@@ -65,14 +65,14 @@ def events(*values: Any, done: bool = True) -> bytes:
 class ScriptedServer:
     """Answers each POST with the next scripted answer, the last one for ever; each GET with `describe`."""
 
-    def __init__(self, *answers: Answer, describe: Answer | None = None, port: int = 0) -> None:
+    def __init__(self, *answers: Answer, describe: Answer | None = None) -> None:
         self.answers = list(answers)
         self.describe = describe or whole({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"}, 404)
         self.received: list[Received] = []
         self.closed = threading.Event()
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.target_uri = f"agent-target:{self.url}"

@@ -229,21 +229,18 @@ def test_no_retries_at_all_where_mlflows_setting_says_so(scripted: Make, monkeyp
 
 
 def test_a_server_that_dies_and_comes_back_loses_no_row(tmp_path: Path) -> None:
-    server = ScriptedServer(GOOD, describe=DESCRIBED)
-    client = AgentTargetClient(server.target_uri).with_options(idempotent=True)
-    states: list[int] = []
-    revived: list[ScriptedServer] = []
+    servers = [CountingServer()]
+    client = AgentTargetClient(servers[0].target_uri).with_options(idempotent=True)
 
     def watch(progress: Progress) -> None:
-        states.append(progress.done)
-        if progress.done > 100 and not revived:
-            server.__exit__()  # refuses connections from now on
+        if progress.done > 100 and len(servers) == 1:
+            servers[0].stop()  # connections are refused from now on
             time.sleep(0.5)
-            revived.append(ScriptedServer(GOOD, describe=DESCRIBED, port=server.port))
+            servers.append(CountingServer(port=servers[0].port))
 
-    results = client.predict_batch("a", slowly(600), concurrency=8, progress=watch, journal=tmp_path / "j.db")
-    assert revived
-    revived[0].__exit__()
+    results = client.predict_batch("instant", slowly(600), concurrency=8, progress=watch, journal=tmp_path / "j.db")
+    assert len(servers) == 2
+    servers[1].stop()
     assert [row.status for row in results] == ["ok"] * 600
 
 
