@@ -100,7 +100,7 @@ class RunLog:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def _table(self, result: BatchResult) -> None:
-        rows = [row for row, _ in zip(result, range(_MOST_TABLE_ROWS), strict=False)]
+        rows = list(itertools.islice(result, _MOST_TABLE_ROWS))
         if len(result) > len(rows):
             _logger.warning("The run's table shows the first %d of %d rows.", len(rows), len(result))
         columns = {name: [getattr(row, name) for row in rows] for name in _TABLE_COLUMNS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import weakref
@@ -208,7 +209,7 @@ class BatchResult(Sequence[BatchRow]):
         schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _SCHEMA.items()])
         with _replacing(Path(path)) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
             rows = self._raw()
-            while raw := [row for row, _ in zip(rows, range(_ROWS_AT_A_TIME), strict=False)]:
+            while raw := list(itertools.islice(rows, _ROWS_AT_A_TIME)):
                 columns = zip(*raw, strict=True)
                 writer.write_table(pyarrow.table(dict(zip(_SCHEMA, columns, strict=True)), schema=schema))
 

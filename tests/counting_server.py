@@ -100,8 +100,9 @@ class Connection(asyncio.Protocol):
             return self._answer(200, {})
         if method == "GET":
             return self._answer(200, {"name": "any", "task": "agent/v1/responses"})
-        name = path.split("/")[2]
-        question = json.loads(body)["input"][-1]["content"]
+        asked = json.loads(body)
+        name = asked.get("model") or path.split("/")[2]  # the OpenAI client names it in the body
+        question = asked["input"][-1]["content"]
         state.asked[question] += 1
         state.times.append(time.time())
         kind, *rest = name.split("-")
