@@ -15,6 +15,8 @@ _HOMES = {
     "AgentTargetClient": "client",
     "AgentTargetError": "errors",
     "AuthenticationError": "errors",
+    "BatchResult": "results",
+    "BatchRow": "results",
     "EndpointNotFoundError": "errors",
     "EndpointUnavailableError": "errors",
     "InterfaceMismatchError": "errors",
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from mlflow_agent_target.errors import StreamInterruptedError as StreamInterruptedError
     from mlflow_agent_target.plugin import run_local as run_local
     from mlflow_agent_target.plugin import target_help as target_help
+    from mlflow_agent_target.results import BatchResult as BatchResult
+    from mlflow_agent_target.results import BatchRow as BatchRow
     from mlflow_agent_target.server import serve as serve
     from mlflow_agent_target.streams import AgentStream as AgentStream
     from mlflow_agent_target.tracing import autolog as autolog

@@ -8,7 +8,8 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_agent_target import tracing
 from mlflow_agent_target.answers import AgentResponse
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from openai import OpenAI
 
+    from mlflow_agent_target.progress import Progress
+    from mlflow_agent_target.results import BatchResult
     from mlflow_agent_target.workspace import ServingEndpoint
 
 
@@ -177,6 +180,90 @@ class AgentTargetClient(EndpointManagement):
         uri = f"endpoints:/{agent.name}" if agent.name else self._target.uri
         return predict_fn(agent, uri, sends_context=self._sends_context)
 
+    def predict_batch(
+        self,
+        endpoint: str | None = None,
+        inputs: Any = None,
+        *,
+        concurrency: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        requests_per_minute: float | None = None,
+        on_error: Literal["record", "raise"] = "record",
+        retry_on: type[Exception] | tuple[type[Exception], ...] = (),
+        rerun_in_doubt: bool = True,
+        progress: bool | Callable[[Progress], None] | None = None,
+        mlflow_run: bool | None = None,
+        column: str | None = None,
+        id_column: str | None = None,
+    ) -> BatchResult:
+        """Ask an agent once for each of many rows, as many at a time as the endpoint bears.
+
+        A row that fails is a result. A failure that every row would share (401, 403, 404, no login) stops the run at
+        once. Ctrl-C lets what is in flight end and returns what is there; a second one stops at once.
+
+        Args:
+            endpoint: As for `predict`.
+            inputs: Any iterable of what `predict` takes (a generator is read as rows are sent), a pandas DataFrame or
+                Series, an evaluation dataset, or the name of a CSV, JSONL or Parquet file.
+            concurrency: The most requests in flight. None to find out what the endpoint bears, 192 at most.
+            journal: A file that every row is recorded in before it is sent and when it has ended, so that the same call
+                goes on where an earlier one stopped, however that ended: rows that are ok are not sent again, failed
+                ones are. None to record for the result only.
+            requests_per_minute: The most requests in any minute, attempts that fail included. None for no limit but
+                what the endpoint's own answers say.
+            on_error: "record" a row that fails, or "raise" its error, when what is in flight has ended.
+            retry_on: Errors after which a row is sent again although the agent may have run for it: for agents that may
+                safely run twice. `with_options(idempotent=True)` names every passing failure.
+            rerun_in_doubt: Whether rows that were in flight when an earlier process was killed are sent again, although
+                the agent may have run for them. False leaves them "in_doubt" in the result.
+            progress: True or False for a bar on stderr, None for one where somebody may be looking; or a function that
+                is called from time to time with how it goes.
+            mlflow_run: True to log to the active MLflow run, or to one of its own. None for only to one that is active,
+                False for none.
+            column: The column of a frame or file that holds a row's inputs. None for `input`, `messages` or `inputs`.
+            id_column: The column whose value is kept as the row's `id`. None for `id`, where there is one.
+
+        Returns:
+            What came of each row, in the order of the inputs.
+
+        Raises:
+            InvalidInputError: The inputs, an option or the journal can't be used, or the journal is of other inputs.
+            AgentTargetError: What every row would share, or what one failed with if `on_error` is "raise".
+        """
+        from mlflow_agent_target.batch import run
+        from mlflow_agent_target.progress import observer_for
+        from mlflow_agent_target.report import logged
+        from mlflow_agent_target.rows import Rows
+        from mlflow_agent_target.scheduler import BatchOptions
+
+        once = replace(self._options, retries=RetryPolicy(max_retries=0))  # the batch has a retry layer of its own
+        agent = self._with(once)._endpoint(None, endpoint)
+        options = BatchOptions(
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            on_error=on_error,
+            retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
+            idempotent=self._options.idempotent,
+            rerun_in_doubt=rerun_in_doubt,
+            retries=self._options.retries,
+            total_timeout=self._options.total_timeout,
+        )
+        rows = inputs if isinstance(inputs, Rows) else Rows(inputs, column, id_column)
+        about = {"endpoint": agent.name, "target": self._connection.transport.base_url}
+        settings = {"concurrency": concurrency or "adaptive", "requests_per_minute": requests_per_minute}
+        with observer_for(progress) as observers, logged(mlflow_run, {**about, **settings}) as log:
+            result = run(
+                agent.query,
+                rows,
+                journal=None if journal is None else Path(journal),
+                about=about,
+                options=options,
+                observers=[*observers, *([log] if log else [])],
+            )
+            if log:
+                log.finish(result)
+        return result
+
     def with_options(
         self,
         timeout: float | None = None,
@@ -215,11 +302,15 @@ class AgentTargetClient(EndpointManagement):
                 raise InvalidInputError(f"{name} must be a number of seconds above 0, not {value!r}.")
         if idempotent is not None:
             changes["idempotent"] = bool(idempotent)
-        client = copy.copy(self)
-        client._options = replace(self._options, **changes)
-        client._endpoints = {}
+        client = self._with(replace(self._options, **changes))
         if interface is not None:
             client._set_interface(interface, "interface")
+        return client
+
+    def _with(self, options: RequestOptions) -> AgentTargetClient:
+        client = copy.copy(self)
+        client._options = options
+        client._endpoints = {}
         return client
 
     def _set_interface(self, interface: str, given_by: str) -> None:

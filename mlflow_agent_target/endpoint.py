@@ -70,6 +70,12 @@ class Endpoint:
         idle_timeout = timeout if self._options.idle_timeout is None else self._options.idle_timeout
         return AgentStream(body, endpoint=self.name, started=started, timeout=timeout, idle_timeout=idle_timeout)
 
+    def encode(self, inputs: Any) -> dict[str, Any]:
+        """Return the payload that `query` would send. Asks the endpoint what it serves, and nothing else."""
+        payload = self._payload(*self._read(inputs))
+        encode_json(payload)
+        return payload
+
     def _read(self, inputs: Any) -> tuple[Request, Route]:
         request: Request | None = None
         try:
@@ -93,6 +99,15 @@ class Endpoint:
             return self._connection.plain_route(self.name)
         return self._connection.route(self.name, self._options)
 
+    def _payload(self, request: Request, route: Route) -> dict[str, Any]:
+        payload = encode(request, self._interface or route.interface) if route.is_agent else request.payload
+        if not route.takes_options and "databricks_options" in payload:
+            warnings.warn(
+                f"'databricks_options' is left out: the foundation model '{self.name}' refuses it.", stacklevel=5
+            )
+            payload = {key: value for key, value in payload.items() if key != "databricks_options"}
+        return payload
+
     def _send(
         self,
         send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T],
@@ -107,12 +122,7 @@ class Endpoint:
             options = replace(options, headers=trace.headers)
             if route.takes_options and self._returns_traces(interface):
                 more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
-        payload = encode(request, interface) if route.is_agent else request.payload
-        if not route.takes_options and "databricks_options" in payload:
-            warnings.warn(
-                f"'databricks_options' is left out: the foundation model '{self.name}' refuses it.", stacklevel=4
-            )
-            payload = {key: value for key, value in payload.items() if key != "databricks_options"}
+        payload = self._payload(request, route)
         if more:
             payload = {**payload, **more}
         try:

@@ -143,7 +143,7 @@ def frame_of(outcomes: list[Any], frame: Any) -> Any:
         `output_text`, `response` (the answer as a dict), `error` ("ErrorClass: message", or None) and `request_id`,
         after the `id` of `frame`, where it has one.
     """
-    import pandas  # type: ignore[import-untyped]
+    import pandas
 
     failed = [isinstance(outcome, AgentTargetError) for outcome in outcomes]
     both = list(zip(outcomes, failed, strict=True))
