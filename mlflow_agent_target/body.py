@@ -69,11 +69,8 @@ class Body:
                 self._timeout = timeout
             # At the end urllib3 is asked as well, which gives the connection back.
             return self._read1(_CHUNK_BYTES) or self._raw.read1(_CHUNK_BYTES, decode_content=True)
-        except (
-            *FAILURES,
-            HTTPException,
-            AttributeError,
-        ) as error:  # AttributeError: closed by another thread while it was read
+        except (*FAILURES, HTTPException, AttributeError) as error:
+            # AttributeError: closed by another thread while it was read.
             limit = timeout if self._time_limit is None else self._time_limit
             raise connection_error(
                 error, base_url="", endpoint=self._endpoint, timeout=limit, attempt=self.attempts

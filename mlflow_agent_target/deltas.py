@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from typing import Any
 
 # What a delta says of its message as a whole; its other texts and lists are pieces that follow each other.
 _SAID_ONCE = frozenset({"role", "id", "name", "tool_call_id", "type", "index"})
+
+_PIECES = 256
 
 
 def as_list(value: Any) -> list[Any]:
@@ -40,32 +41,48 @@ def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
         elif key in _SAID_ONCE:
             message[key] = value
         elif isinstance(value, str):
-            if isinstance(known, StringIO):
+            if isinstance(known, GrowingText):
                 known.write(value)
             elif isinstance(known, list):
                 _merge_parts(known, [{"type": "text", "text": value}] if value else [])
             else:
-                message[key] = growing(value)
+                message[key] = GrowingText(value)
         elif isinstance(value, list):
-            if isinstance(known, StringIO):
-                known = [{"type": "text", "text": known}] if known.tell() else None
+            if isinstance(known, GrowingText):
+                known = [{"type": "text", "text": known}] if known.whole() else None
             message[key] = parts = known if isinstance(known, list) else []
             _merge_parts(parts, value)
         else:
             message[key] = value
 
 
-def growing(text: str) -> StringIO:
-    """Return a buffer that starts with `text`."""
-    buffer = StringIO()
-    buffer.write(text)
-    return buffer
+class GrowingText:
+    """A text that grows: a piece more costs the same however long it is, and no memory beside the text's own.
+
+    A list of the pieces would keep a small string for each, of ten times its size; so does `io.StringIO`, for long.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self._joined: list[str] = [text]
+        self._pieces: list[str] = []
+
+    def write(self, piece: str) -> None:
+        """Add a piece."""
+        pieces = self._pieces
+        pieces.append(piece)
+        if len(pieces) == _PIECES:
+            self._joined.append("".join(pieces))
+            pieces.clear()
+
+    def whole(self) -> str:
+        """Return all of it."""
+        return "".join([*self._joined, *self._pieces])
 
 
 def finished(value: Any) -> Any:
     """Return what pieces were added up to, as plain values that nothing is added to any more."""
-    if isinstance(value, StringIO):
-        return value.getvalue()
+    if isinstance(value, GrowingText):
+        return value.whole()
     if isinstance(value, list):
         return [finished(item) for item in value]
     if isinstance(value, dict):
@@ -74,7 +91,7 @@ def finished(value: Any) -> Any:
             key: [{k: v for k, v in call.items() if k != "index"} for call in finished(item)]
             if key == "tool_calls" and isinstance(item, list)
             else finished(item)
-            for key, item in value.items()
+            for key, item in list(value.items())  # a copy: another thread may be adding to it
         }
     return value
 
@@ -129,10 +146,10 @@ def _merge_function(call: dict[str, Any], piece: dict[str, Any]) -> None:
         if key != "arguments" or not isinstance(value, str):
             if value or key not in function:
                 function[key] = value
-        elif isinstance(known := function.get(key), StringIO):
+        elif isinstance(known := function.get(key), GrowingText):
             known.write(value)
         else:
-            function[key] = growing(value)
+            function[key] = GrowingText(value)
 
 
 def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:

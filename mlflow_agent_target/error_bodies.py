@@ -77,7 +77,7 @@ def key_wanted(refusal: Any) -> str | None:
 
 
 # Only what has one of these keys, or the type or the name of an error, can report one: most events don't.
-_TELLING = frozenset({"databricks_output", "error", "error_code", "output"})
+ERROR_KEYS = frozenset({"databricks_output", "error", "error_code", "output"})
 
 
 def failure(message: dict[str, Any], event_name: str = "") -> Any:
@@ -88,7 +88,7 @@ def failure(message: dict[str, Any], event_name: str = "") -> Any:
         event_name: The event's own name, where the server frames with `event:` lines.
     """
     kind = message.get("type")
-    if event_name != "error" and kind not in ("error", "response.failed") and _TELLING.isdisjoint(message):
+    if event_name != "error" and kind not in ("error", "response.failed") and ERROR_KEYS.isdisjoint(message):
         return None
     output = message.get("databricks_output")
     if isinstance(output, dict) and output.get("error"):

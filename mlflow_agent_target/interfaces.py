@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 from mlflow_agent_target.deltas import as_list, content_text, dicts, finished, keep, merge_delta, sum_usage
+from mlflow_agent_target.error_bodies import ERROR_KEYS
 from mlflow_agent_target.items import PIECES, Drafts, assistant_text, is_item, rest, same_content, same_id, same_kind
 
 _CLOSES = ("response.completed", "responses.completed", "response.incomplete", "response.failed")
-_ON_ANY_EVENT = frozenset({"id", "usage", "custom_outputs", "databricks_output", "trace_id"})
+# What may come on any event, and so beside a text.
+_ON_ANY_EVENT = ERROR_KEYS | {"usage", "custom_outputs", "trace_id"}
 
 Answer = dict[str, Any]
 Event = dict[str, Any]
@@ -52,6 +54,13 @@ class Interface(ABC):
     @abstractmethod
     def ends(event: Event) -> bool | None:
         """Return whether the answer is complete with this event; None where the event says nothing of the answer."""
+
+    def add_text(self, event: Event) -> str | None:  # noqa: ARG002
+        """Take in an event that brings a piece of text and can bring nothing else, no error either; return the text.
+
+        None for all other events, which are for `add`. Most events of a stream are such: this is the short way.
+        """
+        return None
 
     @abstractmethod
     def add(self, event: Event) -> str:
@@ -102,24 +111,29 @@ class ResponsesAgent(Interface):
     def ends(event: Event) -> bool | None:
         return event["type"] in ("response.completed", "responses.completed") if ResponsesAgent.speaks(event) else None
 
+    def add_text(self, event: Event) -> str | None:
+        if event.get("type") != "response.output_text.delta" or not _ON_ANY_EVENT.isdisjoint(event):
+            return None
+        text = event.get("delta")
+        if not isinstance(text, str):
+            return None
+        self._drafts.write(event, text)
+        if "id" in event:
+            keep(self._extras, event, ["id"])
+        return text
+
     def add(self, event: Event) -> str:
         kind = event.get("type")
         text = ""
-        if kind == "response.output_text.delta" and isinstance(delta := event.get("delta"), str):
-            text = delta
-            self._drafts.get("message", event.get("item_id")).text("output_text", event.get("content_index")).write(
-                text
-            )
-        elif not isinstance(kind, str):
+        if not isinstance(kind, str):
             keep(self._extras, event, [key for key in event if key != "usage"])
         elif kind.startswith("response"):
             text = self._add_typed(kind, event)
         elif is_item(event):
             # Some agents send an item bare, without the event around it.
             return self._add_item(event)
-        if not _ON_ANY_EVENT.isdisjoint(event):
-            keep(self._extras, event, [key for key in event if key in _ON_ANY_EVENT and key != "usage"])
-            self._usage = event.get("usage") or self._usage
+        keep(self._extras, event, ["id", "custom_outputs", "databricks_output", "trace_id"])
+        self._usage = event.get("usage") or self._usage
         return text
 
     def _add_typed(self, kind: str, event: Event) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import StringIO
 from typing import Any
 
-from mlflow_agent_target.deltas import content_text, dicts
+from mlflow_agent_target.deltas import GrowingText, content_text, dicts
 
 # What the pieces of an item are called: the item's type, the part's, the key of the whole text, the part's number.
 PIECES = {
@@ -25,22 +24,19 @@ class _Draft:
     def __init__(self, kind: str, item: dict[str, Any]) -> None:
         self.kind = kind
         self.item = item
-        self._texts: dict[tuple[str, Any], StringIO] = {}
+        self._texts: dict[tuple[str, Any], GrowingText] = {}
 
-    def text(self, part: str, index: Any = None) -> StringIO:
+    def text(self, part: str, index: Any = None) -> GrowingText:
         """Return the growing text of a part, by the part's type and number."""
         key = (part, index if isinstance(index, int) else 0)
         if (buffer := self._texts.get(key)) is None:
-            buffer = self._texts[key] = StringIO()
+            buffer = self._texts[key] = GrowingText()
         return buffer
 
     def put(self, text: str, part: str, index: Any) -> str:
         """Set the whole text of a part and return what that adds to its pieces."""
-        buffer = self.text(part, index)
-        said = buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-        buffer.write(text)
+        said = self.text(part, index).whole()
+        self._texts[part, index if isinstance(index, int) else 0] = GrowingText(text)
         return rest(text, said)
 
     def has_id_of(self, item: dict[str, Any]) -> bool:
@@ -56,7 +52,7 @@ class _Draft:
 
     def as_item(self) -> dict[str, Any]:
         """Return what there is of it, as an item."""
-        texts = [(part, buffer.getvalue()) for (part, _), buffer in self._texts.items()]
+        texts = [(part, buffer.whole()) for (part, _), buffer in list(self._texts.items())]
         if self.kind == "function_call":
             return {**self.item, "arguments": "".join(text for _, text in texts) or self.item.get("arguments") or ""}
         if self.kind == "reasoning":
@@ -75,7 +71,7 @@ class Drafts:
         self._drafts: dict[int, _Draft] = {}
         self._latest: dict[tuple[str, str], _Draft] = {}
         self._open: tuple[Any, Any] | None = None
-        self._write: Callable[[str], Any] = StringIO().write
+        self._write: Callable[[str], Any] = GrowingText().write
 
     def write(self, event: dict[str, Any], text: str) -> None:
         """Add a piece of a message's text. Most events are such, and go on with the part of the one before."""
@@ -107,6 +103,7 @@ class Drafts:
         draft.item.update({k: event[k] for k in ("call_id", "name") if event.get(k) is not None})
         if step == "done":
             value = draft.put(value, part, event.get(index))
+            self._open = None
         else:
             draft.text(part, event.get(index)).write(value)
         return value if part == "output_text" else ""
@@ -130,7 +127,8 @@ class Drafts:
 
     def items(self) -> list[dict[str, Any]]:
         """Return them as items, in the order in which they began."""
-        return [draft.as_item() for draft in self._drafts.values()]
+        # A copy: a stream may be closed, and told how far it came, while another thread reads it.
+        return [draft.as_item() for draft in list(self._drafts.values())]
 
     def take_all(self) -> list[dict[str, Any]]:
         """End them all, and return them as items."""

@@ -280,6 +280,11 @@ def done(item: dict[str, Any]) -> dict[str, Any]:
             id="only response.completed brings the item",
         ),
         pytest.param([delta("a")], ["a"], id="no done item ever comes"),
+        pytest.param(
+            [delta("a"), {"type": "response.output_text.done", "item_id": "m", "text": "ab"}, delta("c")],
+            ["a", "b", "c"],
+            id="a piece comes after the text was done",
+        ),
         pytest.param([delta("a ", "x"), done(message("y", "a"))], ["a "], id="another id, and other spaces"),
         pytest.param(
             [done(CALL), {"type": "response.completed", "response": {"output": [CALL, message("m", "a")]}}],
