@@ -24,7 +24,7 @@ _SHORTEST_EPOCH = 16
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 # Seconds of the past that the rate is learned from, and the lowest rate.
 _MEMORY, _LOWEST_RATE = 15.0, 1 / 30.0
-_FIRST_CUT, _FEWEST_PASSED, _AGREEMENT = 16, 4, 0.15
+_FIRST_CUT, _FIRST_RATE, _FEWEST_PASSED, _AGREEMENT = 16, 1.0, 4, 0.15
 # Seconds in which the learned rate is tried up to twice itself.
 _FASTEST_DOUBLING, _SLOWEST_DOUBLING = 0.1, 60.0
 
@@ -178,7 +178,7 @@ class _Bucket:
         if self._rate == math.inf:
             # Most of what passed was in the bucket from the start, and says nothing of the rate.
             self._burst = max(passed, 1.0)
-            self._rate = measured / _FIRST_CUT
+            self._rate = max(measured / _FIRST_CUT, _FIRST_RATE)
             self._empty.clear()
         elif passed < _FEWEST_PASSED:
             self._rate = self._rate_at(now) / 2

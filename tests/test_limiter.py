@@ -176,3 +176,10 @@ def test_all_of_a_minute_is_used_after_a_pause_but_no_more() -> None:
     limiter.sent(300.0)
     limiter.answered(300.0, 300.0)
     assert limiter.delay(300.0) <= 1.0
+
+
+def test_a_first_request_that_is_refused_is_soon_followed_by_another() -> None:
+    limiter = Limiter(8, 0.0)
+    limiter.sent(0.0)
+    limiter.rate_limited(0.01, 0.0, None)
+    assert limiter.delay(0.01) <= 1.0
