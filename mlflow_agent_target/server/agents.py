@@ -187,7 +187,7 @@ class ServedAgent:
 
     def _may_be_last(self, event: dict[str, Any]) -> bool:
         item = event.get("item")
-        return (isinstance(item, dict) and item.get("type") == "message") or self.interface.ends(event)
+        return (isinstance(item, dict) and item.get("type") == "message") or bool(self.interface.ends(event))
 
     def _failure(self, error: BaseException) -> RefusedError:
         """Return what Model Serving answers when an agent raises: 400, unless it raised MLflow's own error.
