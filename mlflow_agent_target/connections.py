@@ -75,7 +75,7 @@ class _Response(http.client.HTTPResponse):
         """Return what chunks hold, and close at the last one."""
         if self._frame:
             arrived, self._frame = self._frame + arrived, b""
-        data = []
+        data: list[bytes] = []
         start, end = 0, len(arrived)
         while start < end:
             if self._left:
@@ -97,16 +97,30 @@ class _Response(http.client.HTTPResponse):
                     self.close()
                     break
                 continue
-            try:
-                size = int(line.partition(b";")[0], 16)
-            except ValueError:
-                size = -1
-            if size < 0:
+            size = _chunk_size(line)
+            stop = start + size
+            if size > 0 and stop + 2 <= end:  # a whole chunk, as nearly all are
+                data.append(arrived[start:stop])
+                start = stop + 2
+            elif size < 0:
                 self._is_broken = True
                 break
-            self._left = size + 2 if size else 0
-            self._in_trailer = not size
+            else:
+                self._left = size + 2 if size else 0
+                self._in_trailer = not size
         return b"".join(data)
+
+
+def _chunk_size(line: bytes) -> int:
+    """Return the size that a chunk's first line gives; -1 where it gives none."""
+    try:
+        return int(line, 16)
+    except ValueError:
+        pass
+    try:
+        return int(line.partition(b";")[0], 16)
+    except ValueError:
+        return -1
 
 
 def _tcp_bytes(sock: socket.socket, at: int) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 # What a delta says of its message as a whole; its other texts and lists are pieces that follow each other.
 _SAID_ONCE = frozenset({"role", "id", "name", "tool_call_id", "type", "index"})
-
-_PIECES = 256
+# As many pieces of a growing text are kept apart.
+PIECES_APART = 256
 
 
 def as_list(value: Any) -> list[Any]:
@@ -64,19 +64,23 @@ class GrowingText:
 
     def __init__(self, text: str = "") -> None:
         self._joined: list[str] = [text]
-        self._pieces: list[str] = []
+        self.pieces: list[str] = []
+        """The last pieces; whoever adds one here joins them when there are `PIECES_APART`."""
 
     def write(self, piece: str) -> None:
         """Add a piece."""
-        pieces = self._pieces
-        pieces.append(piece)
-        if len(pieces) == _PIECES:
-            self._joined.append("".join(pieces))
-            pieces.clear()
+        self.pieces.append(piece)
+        if len(self.pieces) >= PIECES_APART:
+            self.join()
+
+    def join(self) -> None:
+        """Make one string of the pieces."""
+        self._joined.append("".join(self.pieces))
+        self.pieces.clear()
 
     def whole(self) -> str:
         """Return all of it."""
-        return "".join([*self._joined, *self._pieces])
+        return "".join([*self._joined, *self.pieces])
 
 
 def finished(value: Any) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from mlflow_agent_target.deltas import GrowingText, content_text, dicts
+from mlflow_agent_target.deltas import PIECES_APART, GrowingText, content_text, dicts
 
 # What the pieces of an item are called: the item's type, the part's, the key of the whole text, the part's number.
 PIECES = {
@@ -71,15 +70,18 @@ class Drafts:
         self._drafts: dict[int, _Draft] = {}
         self._latest: dict[tuple[str, str], _Draft] = {}
         self._open: tuple[Any, Any] | None = None
-        self._write: Callable[[str], Any] = GrowingText().write
+        self._text = GrowingText()
 
     def write(self, event: dict[str, Any], text: str) -> None:
         """Add a piece of a message's text. Most events are such, and go on with the part of the one before."""
         part = (event.get("item_id"), event.get("content_index"))
         if part != self._open:
-            self._write = self.get("message", part[0]).text("output_text", part[1]).write
+            self._text = self.get("message", part[0]).text("output_text", part[1])
             self._open = part
-        self._write(text)
+        pieces = self._text.pieces
+        pieces.append(text)
+        if len(pieces) >= PIECES_APART:
+            self._text.join()
 
     def get(self, kind: str, item_id: Any) -> _Draft:
         """Return the draft that a piece belongs to."""

@@ -238,8 +238,9 @@ class AgentStream:
 
     def _take(self, frames: list[ServerSentEvent]) -> None:
         """Parse, check and add up events, up to the end marker."""
+        arrived, add_text = self._arrived.append, self._text_adder()
         for frame in frames:
-            name, data = frame if isinstance(frame, tuple) else ("", frame)
+            name, data = ("", frame) if isinstance(frame, bytes) else frame
             # pydantic-core's parser takes a quarter of the time of the standard library's, which still reads what it
             # refuses: lone surrogates, deep nesting, broken UTF-8. orjson would be a dependency more.
             try:
@@ -254,13 +255,18 @@ class AgentStream:
                 event = self._parse(name, text)
             if type(event) is not dict:
                 raise self._failed(event) if name == "error" else self._invalid("sent an event that is no object", data)
-            if self._interface is not None and not self._named_frames and not name:
-                piece = self._interface.add_text(event)
+            if add_text is not None and not name:
+                piece = add_text(event)
                 if piece is not None:
-                    self._arrived.append((event, piece))
+                    arrived((event, piece))
                     continue
             self._take_event(event, name)
+            add_text = self._text_adder()
         return None
+
+    def _text_adder(self) -> Callable[[dict[str, Any]], str | None] | None:
+        """Return the short way for events that only bring a piece of text, where the framing leaves one."""
+        return None if self._interface is None or self._named_frames else self._interface.add_text
 
     def _take_event(self, event: dict[str, Any], name: str) -> None:
         error = failure(event, name)
