@@ -109,6 +109,54 @@ def test_the_limit_on_tokens_is_called_by_the_name_it_has_there() -> None:
     assert sent({"messages": HI, "max_tokens": 5}, ChatCompletions) == {"messages": HI, "max_tokens": 5}
 
 
+def test_the_newer_name_of_the_limit_on_tokens_is_known_too() -> None:
+    chat = {"messages": HI, "max_completion_tokens": 5}
+    assert sent(chat, ResponsesAgent) == {"input": HI, "max_output_tokens": 5}
+    assert sent(chat, ChatCompletions) == chat
+
+
+@pytest.mark.parametrize("interface", [None, ChatAgent, ChatCompletions])
+def test_a_null_context_is_left_out_of_a_messages_payload(interface: type[Interface] | None) -> None:
+    given = {"messages": HI, "context": None, "custom_inputs": None}
+    assert sent(given, interface) == {"messages": HI, "custom_inputs": None}
+    assert "context" in given
+    if interface is not None:
+        assert sent({"input": HI, "context": None}, interface) == {"messages": HI}
+
+
+def test_a_null_context_goes_to_a_responses_agent_as_it_is() -> None:
+    given = {"input": HI, "context": None}
+    assert sent(given, ResponsesAgent) == sent(given) == given
+
+
+SCHEMA = {"name": "n", "schema": {"type": "object", "properties": {}}, "strict": True}
+FORMATS = [
+    ({"type": "text"}, {"type": "text"}),
+    ({"type": "json_object"}, {"type": "json_object"}),
+    ({"type": "json_schema", "json_schema": SCHEMA}, {"type": "json_schema", **SCHEMA}),
+]
+
+
+@pytest.mark.parametrize(("response_format", "text_format"), FORMATS)
+def test_the_format_of_the_answer_is_asked_for_in_each_schemas_own_way(
+    response_format: dict[str, Any], text_format: dict[str, Any]
+) -> None:
+    chat = {"messages": HI, "response_format": response_format}
+    responses = {"input": HI, "text": {"format": text_format}}
+    before = copy.deepcopy((chat, responses))
+    assert sent(chat, ResponsesAgent) == responses
+    assert sent(responses, ChatCompletions) == chat
+    assert sent(chat, ChatCompletions) == chat
+    assert sent(responses, ResponsesAgent) == responses
+    assert (chat, responses) == before
+
+
+def test_no_format_of_the_answer_is_none_there_either() -> None:
+    assert sent({"messages": HI, "response_format": None}, ResponsesAgent) == {"input": HI}
+    for text in (None, {}, {"format": None, "verbosity": None}):
+        assert sent({"input": HI, "text": text}, ChatAgent) == {"messages": HI}
+
+
 def test_a_single_text_part_is_a_messages_text() -> None:
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
     assert sent({"input": [item]}, ChatAgent) == {"messages": HI}
@@ -274,6 +322,20 @@ UNSAYABLE_IN_ITEMS = [
         *(({"messages": [message]}, ResponsesAgent, names) for message, names in UNSAYABLE_IN_ITEMS),
         ({"messages": HI, "tools": [{"type": "web_search"}]}, ResponsesAgent, "tools[0]"),
         ({"messages": HI, "max_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_tokens'"),
+        ({"messages": HI, "max_tokens": 1, "max_completion_tokens": 2}, ResponsesAgent, "'max_completion_tokens'"),
+        ({"messages": HI, "max_completion_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_output_tokens'"),
+        ({"input": HI, "max_output_tokens": 1, "max_tokens": 2}, ChatAgent, "'max_output_tokens' beside"),
+        ({"messages": HI, "stop": ["\n"]}, ResponsesAgent, "'stop'"),
+        ({"messages": HI, "response_format": {"type": "grammar"}}, ResponsesAgent, "'response_format'"),
+        ({"messages": HI, "response_format": "json"}, ResponsesAgent, "'response_format'"),
+        ({"messages": HI, "response_format": {"type": "json_schema", **SCHEMA}}, ResponsesAgent, "'response_format'"),
+        ({"messages": HI, "response_format": FORMATS[0][0], "text": {}}, ResponsesAgent, "'text'"),
+        ({"input": HI, "text": {"verbosity": "low"}}, ChatCompletions, "text.verbosity"),
+        ({"input": HI, "text": {"format": FORMATS[2][1], "x": 1}}, ChatAgent, "text.x"),
+        ({"input": HI, "text": {"format": {"type": "grammar"}}}, ChatAgent, "text.format"),
+        ({"input": HI, "text": {"format": "json"}}, ChatAgent, "text.format"),
+        ({"input": HI, "text": "short"}, ChatAgent, "'text'"),
+        ({"input": HI, "text": {}, "response_format": FORMATS[0][0]}, ChatAgent, "'text'"),
         ({"input": HI, "tools": [{"type": "web_search"}]}, ChatAgent, "tools[0]"),
         ({"input": HI, "tool_choice": {"type": "web_search"}}, ChatAgent, "tool_choice"),
         ({"input": [RESULT]}, ChatAgent, "input[0] without the call"),
@@ -306,14 +368,20 @@ spoken = st.fixed_dictionaries(
 )
 functions = st.fixed_dictionaries({"name": st.sampled_from("abc"), "arguments": st.text()})
 calls = functions.map(lambda function: {"id": f"call_{function['name']}", "type": "function", "function": function})
+declared_tools = st.fixed_dictionaries(
+    {"name": st.sampled_from("abc"), "parameters": st.just({"type": "object"})}, optional={"strict": st.booleans()}
+).map(lambda function: {"type": "function", "function": function})
 extras = st.fixed_dictionaries(
     {},
     optional={
         "custom_inputs": st.dictionaries(st.text(), st.integers()),
         "context": st.fixed_dictionaries({"conversation_id": st.text()}),
         "databricks_options": st.just({"return_trace": True}),
-        "stop": st.text(),
+        "stop": st.sampled_from([None, "", []]),
         "max_tokens": st.integers(),
+        "response_format": st.sampled_from([given for given, _ in FORMATS]),
+        "tools": st.lists(declared_tools, max_size=2),
+        "tool_choice": st.sampled_from(["auto", "none", {"type": "function", "function": {"name": "a"}}]),
     },
 )
 
