@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from datetime import date, time, timedelta
 from decimal import Decimal
+from enum import Enum, IntEnum
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import numpy
 import pandas  # type: ignore[import-untyped]
@@ -17,6 +23,10 @@ from mlflow.types.agent import ChatAgentMessage, ChatAgentRequest
 from mlflow.types.chat import Function, ToolCall
 from mlflow.types.llm import ChatCompletionRequest, ChatMessage
 from mlflow.types.responses import ResponsesAgentRequest
+from mlflow.utils import AttrDict
+from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageFunctionToolCall
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputText
+from pydantic import BaseModel
 
 from mlflow_agent_target import InterfaceMismatchError, InvalidInputError
 from mlflow_agent_target.conversion import encode
@@ -547,8 +557,122 @@ def test_a_durable_servers_request_is_not_taken_for_an_agents() -> None:
         read_inputs({"input": {"messages": HI}})
 
 
-def test_tuples_are_lists() -> None:
+def test_tuples_are_lists_and_mappings_dicts() -> None:
     assert read_inputs(tuple(HI)).payload == read_inputs({"input": tuple(HI)}).payload == {"input": HI}
+    parts = [{"type": "input_text", "text": "a"}, IMAGE_PART]
+    for content in (tuple(parts), list(map(MappingProxyType, parts)), tuple(map(OrderedDict, parts))):
+        given = MappingProxyType({"role": "user", "content": content})
+        for inputs in ([given], {"input": [given]}, MappingProxyType({"input": (given,)})):
+            assert sent(inputs, ResponsesAgent) == {"input": [user(parts)]}
+        assert given["content"] is content
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"input": HI, "custom_inputs": {1: 2}}, "a key in custom_inputs is int 1, not a string"),
+        ({"input": HI, "custom_inputs": {"a": [{None: 2}]}}, "a key in custom_inputs.a[0] is NoneType None"),
+        ({"input": HI, "custom_inputs": {"a": ({1.5: 2},)}}, "a key in custom_inputs.a[0] is float 1.5"),
+        ({"input": HI, "custom_inputs": {"a": MappingProxyType({1: 2})}}, "a key in custom_inputs.a is int 1"),
+        ({"input": HI, "context": {True: 2}}, "a key in context is bool True"),
+        ({"input": HI, "metadata": {1: "a"}}, "a key in metadata is int 1"),
+        ({"messages": HI, "tools": [{"function": {1: "a"}}]}, "a key in tools[0].function is int 1"),
+        ({"messages": [{**HI[0], "attachments": {1: "a"}}]}, "a key in messages[0].attachments is int 1"),
+        ({"input": [{"type": "new", "x": {1: "a"}}]}, "a key in input[0].x is int 1"),
+        ({"input": [user([{"type": "new", "x": {1: "a"}}])]}, "a key in input[0].content[0].x is int 1"),
+        ({"input": HI, 1: 2}, "[1]: Keys should be strings"),
+        ({"input": HI, "custom_inputs": cycle()}, "custom_inputs.again contains itself"),
+        pytest.param({"input": HI, "custom_inputs": deep()}, "nested too deeply", id="deep"),
+    ],
+)
+def test_keys_that_json_would_rename_are_refused(inputs: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        read_inputs(inputs)
+    assert says in str(caught.value)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Shade(str, Enum):
+    DARK = "dark"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Model(BaseModel):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (Shade.DARK, "dark"),
+        (Level.HIGH, 3),
+        (OrderedDict(a=1), {"a": 1}),
+        (defaultdict(int, a=1), {"a": 1}),
+        (AttrDict({"a": {"b": 1}}), {"a": {"b": 1}}),
+        ({Shade.DARK: 1}, {"dark": 1}),
+        ({"": {"": ""}}, {"": {"": ""}}),
+        (10**400, 10**400),
+        ("\x00\n\U0001f600", "\x00\n\U0001f600"),
+        pytest.param("x" * 10_000_000, "x" * 10_000_000, id="10 MB of text"),
+        pytest.param([{"a": [0.5]}] * 500_000, [{"a": [0.5]}] * 500_000, id="10 MB of values"),
+    ],
+)
+def test_what_json_can_say_is_sent(value: Any, sent: Any) -> None:
+    request = read_inputs({"input": HI, "custom_inputs": {"a": value}})
+    assert json.loads(encode_json(encode(request, ResponsesAgent)))["custom_inputs"] == {"a": sent}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (Colour.RED, "is a Colour, which JSON has no word for: send its .value"),
+        (Point(1), "is a Point, which JSON has no word for: send its dataclasses.asdict()"),
+        (Model(x=1), "is a Model, which JSON has no word for: send its .model_dump()"),
+        (UUID(int=1), "is a UUID, which JSON has no word for: send text"),
+        (PurePosixPath("a"), "is a PurePosixPath, which JSON has no word for: send text"),
+        (Decimal("1.1"), "is a Decimal, which JSON has no word for: send a float, or text"),
+        (date(2024, 1, 1), "is a date, which JSON has no word for: send text, such as its .isoformat()"),
+        (time(1), "is a time, which JSON has no word for: send text, such as its .isoformat()"),
+        (timedelta(1), "is a timedelta, which JSON has no word for: send its .total_seconds()"),
+        (object(), "is a object, which JSON has no word for"),
+    ],
+)
+def test_what_json_cannot_say_is_refused_with_advice(value: Any, says: str) -> None:
+    for at, inputs in (
+        ("custom_inputs.a", {"input": HI, "custom_inputs": {"a": value}}),
+        ("messages[0].content[0].x[0]", {"messages": [user([{"type": "text", "text": "a", "x": [value]}])]}),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            encode_json(sent(inputs))
+        assert f"{at} {says}" in str(caught.value)
+
+
+def test_openais_objects_within_messages_become_dicts() -> None:
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    call = ChatCompletionMessageFunctionToolCall.model_validate({**ADD, "function": function})
+    said = ChatCompletionMessage(role="assistant", content=None, tool_calls=[call])
+    result = {"role": "tool", "content": "1", "tool_call_id": "c1"}
+    assert sent([*HI, said, result], ResponsesAgent) == {"input": [*HI, ADD_ITEM, RESULT]}
+    item = ResponseFunctionToolCall(**ADD_ITEM)
+    answer = ResponseOutputText(type="output_text", text="ho", annotations=[])
+    assert sent([item, RESULT, {"role": "assistant", "content": [answer]}], ChatCompletions) == {
+        "messages": [
+            {"role": "assistant", "content": None, "tool_calls": [ADD]},
+            result,
+            {"role": "assistant", "content": "ho"},
+        ]
+    }
 
 
 def test_text_is_sent_as_utf8() -> None:
