@@ -207,10 +207,9 @@ class _Messages:
         kind = part["type"]
         if kind in ("input_text", "output_text", "text"):
             # Empty annotations say nothing; others, and log probabilities, would be lost.
-            rest = {key: value for key, value in _without(part, ("type", "text")).items() if value}
-            if lost := [key for key in ("annotations", "logprobs") if key in rest]:
+            if lost := [key for key in ("annotations", "logprobs") if part.get(key)]:
                 raise _mismatch(f"{where}.{lost[0]}", self._interface)
-            return {"type": "text", "text": part.get("text"), **rest}
+            return {**_without(part, ("annotations", "logprobs")), "type": "text"}
         if kind == "input_image" and isinstance(part.get("image_url"), str):
             detail = {"detail": part["detail"]} if "detail" in part else {}
             image = {"url": part["image_url"], **detail}

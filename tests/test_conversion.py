@@ -374,8 +374,26 @@ def test_what_has_no_counterpart_is_an_error_that_names_it(
 
 spoken = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "developer"]), "content": st.text()},
-    optional={"id": st.text(min_size=1), "unknown": st.integers()},
+    optional={"id": st.text(min_size=1), "name": st.text(min_size=1), "unknown": st.integers()},
 )
+texts = st.fixed_dictionaries({"text": st.text()}, optional={"unknown": st.integers()})
+images = st.fixed_dictionaries({"url": st.text()}, optional={"detail": st.sampled_from(["low", "high", "auto"])})
+chat_parts = st.one_of(
+    texts.map(lambda text: {"type": "text", **text}),
+    images.map(lambda image: {"type": "image_url", "image_url": image}),
+)
+item_parts = st.one_of(
+    texts.map(lambda text: {"type": "input_text", **text}),
+    images.map(lambda image: {"type": "input_image", "image_url": image.pop("url"), **image}),
+)
+
+
+def seen(parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Messages of the user's in parts, of which a ChatAgent has none."""
+    several = st.lists(parts, min_size=1, max_size=3)
+    return st.builds(lambda item, content: {**item, "role": "user", "content": content}, spoken, several)
+
+
 functions = st.fixed_dictionaries({"name": st.sampled_from("abc"), "arguments": st.text()})
 calls = functions.map(lambda function: {"id": f"call_{function['name']}", "type": "function", "function": function})
 declared_tools = st.fixed_dictionaries(
@@ -409,7 +427,7 @@ def results(**named: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]
 
 
 CHAT_AGENT_TURNS = st.lists(st.one_of(spoken, called(st.text()), results(name=st.text(min_size=2))), max_size=6)
-CHAT_MODEL_TURNS = st.lists(st.one_of(spoken, called(st.text(min_size=1)), results()), max_size=6)
+CHAT_MODEL_TURNS = st.lists(st.one_of(spoken, called(st.text(min_size=1)), results(), seen(chat_parts)), max_size=6)
 
 
 @given(
@@ -438,12 +456,31 @@ item_results = st.text().map(
 said_items = spoken.filter(lambda item: item["content"])
 
 
-@given(
-    items=st.lists(st.one_of(said_items, item_calls, item_results), max_size=8),
-    interface=st.sampled_from([ChatAgent, ChatCompletions]),
+item_extras = st.fixed_dictionaries(
+    {},
+    optional={
+        "context": st.fixed_dictionaries({"conversation_id": st.text()}),
+        "max_output_tokens": st.integers(),
+        "text": st.sampled_from([{"format": given} for _, given in FORMATS]),
+        "tools": st.lists(declared_tools.map(lambda tool: {"type": "function", **tool["function"]}), max_size=2),
+        "tool_choice": st.sampled_from(["auto", {"type": "function", "name": "a"}]),
+        "reasoning": st.just({"effort": "low"}),
+    },
 )
-def test_items_come_back_the_same(items: list[dict[str, Any]], interface: type[Interface]) -> None:
-    assert sent(sent({"input": items}, interface), ResponsesAgent) == {"input": items}
+ITEMS_OF_TEXT = st.lists(st.one_of(said_items, item_calls, item_results), max_size=8)
+ITEMS_OF_PARTS = st.lists(st.one_of(said_items, item_calls, item_results, seen(item_parts)), max_size=8)
+
+
+@given(
+    case=st.one_of(
+        ITEMS_OF_TEXT.map(lambda items: (ChatAgent, items)), ITEMS_OF_PARTS.map(lambda items: (ChatCompletions, items))
+    ),
+    extra=item_extras,
+)
+def test_items_come_back_the_same(case: tuple[type[Interface], list[dict[str, Any]]], extra: dict[str, Any]) -> None:
+    interface, items = case
+    payload = {"input": items, **extra}
+    assert sent(sent(payload, interface), ResponsesAgent) == payload
 
 
 @pytest.mark.parametrize(
