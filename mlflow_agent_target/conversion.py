@@ -23,7 +23,6 @@ _RESULT_ITEM_KEYS = ("type", "call_id", "output", "name")
 # The limit on tokens: what it is called in one schema, and then in the other.
 _LIMITS_OF_CHAT = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
 _LIMITS_OF_RESPONSES = {"max_output_tokens": "max_tokens"}
-_FORMATS = ("text", "json_object", "json_schema")
 
 
 def encode(request: Request, interface: type[Interface] | None) -> _Dict:
@@ -256,50 +255,51 @@ def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:
 
 def _text(payload: _Dict, interface: type[Interface]) -> _Dict:
     """Put a chat request's `response_format` into `text`, where the other schema has it."""
-    if "response_format" not in payload:
-        return payload
-    if "text" in payload:
-        raise _mismatch("'response_format' beside 'text'", interface)
-    settings, wanted = _without(payload, ("response_format",)), payload["response_format"]
+    settings, wanted = _without(payload, ("response_format",)), payload.get("response_format")
     if wanted is None:
         return settings
-    if not isinstance(wanted, dict) or wanted.get("type") not in _FORMATS:
-        raise _mismatch("'response_format' (neither text, JSON nor a JSON schema)", interface)
-    if wanted["type"] == "json_schema":
-        schema, rest = wanted.get("json_schema"), _without(wanted, ("type", "json_schema"))
-        if not isinstance(schema, dict) or "type" in schema or rest:
-            raise _mismatch("'response_format' (not {'type': 'json_schema', 'json_schema': {...}})", interface)
+    if settings.get("text") is not None:
+        raise _mismatch("'response_format' beside 'text'", interface)
+    if _format_type(wanted, "response_format", interface) == "json_schema":
+        schema = wanted.get("json_schema")
+        if not isinstance(schema, dict) or "type" in schema or len(wanted) > 2:
+            raise _mismatch("response_format (not {'type': 'json_schema', 'json_schema': {...}})", interface)
         wanted = {"type": "json_schema", **schema}
     return {**settings, "text": {"format": wanted}}
 
 
 def _response_format(payload: _Dict, interface: type[Interface]) -> _Dict:
     """Take what `_text` puts into `text` out of it."""
-    if "text" not in payload:
-        return payload
-    if "response_format" in payload:
-        raise _mismatch("'text' beside 'response_format'", interface)
-    settings, text = _without(payload, ("text",)), payload["text"]
+    settings, text = _without(payload, ("text",)), payload.get("text")
     if text is None:
         return settings
+    if settings.get("response_format") is not None:
+        raise _mismatch("'text' beside 'response_format'", interface)
     if not isinstance(text, dict):
-        raise _mismatch("'text' (not a dict)", interface)
+        raise _mismatch("text (not a dict)", interface)
     if lost := [key for key, value in text.items() if key != "format" and value is not None]:
         raise _mismatch(f"text.{lost[0]}", interface)
     wanted = text.get("format")
     if wanted is None:
         return settings
-    if not isinstance(wanted, dict) or wanted.get("type") not in _FORMATS:
-        raise _mismatch("text.format (neither text, JSON nor a JSON schema)", interface)
-    if wanted["type"] == "json_schema":
+    if _format_type(wanted, "text.format", interface) == "json_schema":
         wanted = {"type": "json_schema", "json_schema": _without(wanted, ("type",))}
     return {**settings, "response_format": wanted}
 
 
+def _format_type(wanted: Any, where: str, interface: type[Interface]) -> Any:
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind not in ("text", "json_object", "json_schema"):
+        raise _mismatch(f"{where} (neither text, JSON nor a JSON schema)", interface)
+    return kind
+
+
 def _renamed(payload: _Dict, names: dict[str, str], interface: type[Interface]) -> _Dict:
     """Return a payload with the limit on tokens, which has several names, under the one it has there."""
-    limits = [key for key in payload if key in names or key in names.values()]
-    if len(limits) > 1 and any(key in names for key in limits):
+    known = {*names, *names.values()}
+    payload = {key: value for key, value in payload.items() if key not in known or value is not None}
+    limits = [key for key in payload if key in known]
+    if len(limits) > 1:
         raise _mismatch(f"'{limits[0]}' beside '{limits[1]}'", interface)
     return {names.get(key, key): value for key, value in payload.items()}
 

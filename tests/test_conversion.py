@@ -123,6 +123,7 @@ def test_the_newer_name_of_the_limit_on_tokens_is_known_too() -> None:
     chat = {"messages": HI, "max_completion_tokens": 5}
     assert sent(chat, ResponsesAgent) == {"input": HI, "max_output_tokens": 5}
     assert sent(chat, ChatCompletions) == chat
+    assert sent({**chat, "max_tokens": None}, ResponsesAgent) == {"input": HI, "max_output_tokens": 5}
 
 
 @pytest.mark.parametrize("interface", [None, ChatAgent, ChatCompletions])
@@ -336,15 +337,15 @@ UNSAYABLE_IN_ITEMS = [
         ({"messages": HI, "max_completion_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_output_tokens'"),
         ({"input": HI, "max_output_tokens": 1, "max_tokens": 2}, ChatAgent, "'max_output_tokens' beside"),
         ({"messages": HI, "stop": ["\n"]}, ResponsesAgent, "'stop'"),
-        ({"messages": HI, "response_format": {"type": "grammar"}}, ResponsesAgent, "'response_format'"),
-        ({"messages": HI, "response_format": "json"}, ResponsesAgent, "'response_format'"),
-        ({"messages": HI, "response_format": {"type": "json_schema", **SCHEMA}}, ResponsesAgent, "'response_format'"),
+        ({"messages": HI, "response_format": {"type": "grammar"}}, ResponsesAgent, "response_format"),
+        ({"messages": HI, "response_format": "json"}, ResponsesAgent, "response_format"),
+        ({"messages": HI, "response_format": {"type": "json_schema", **SCHEMA}}, ResponsesAgent, "response_format"),
         ({"messages": HI, "response_format": FORMATS[0][0], "text": {}}, ResponsesAgent, "'text'"),
         ({"input": HI, "text": {"verbosity": "low"}}, ChatCompletions, "text.verbosity"),
         ({"input": HI, "text": {"format": FORMATS[2][1], "x": 1}}, ChatAgent, "text.x"),
         ({"input": HI, "text": {"format": {"type": "grammar"}}}, ChatAgent, "text.format"),
         ({"input": HI, "text": {"format": "json"}}, ChatAgent, "text.format"),
-        ({"input": HI, "text": "short"}, ChatAgent, "'text'"),
+        ({"input": HI, "text": "short"}, ChatAgent, "text (not a dict)"),
         ({"input": HI, "text": {}, "response_format": FORMATS[0][0]}, ChatAgent, "'text'"),
         ({"input": HI, "tools": [{"type": "web_search"}]}, ChatAgent, "tools[0]"),
         ({"input": HI, "tool_choice": {"type": "web_search"}}, ChatAgent, "tool_choice"),
