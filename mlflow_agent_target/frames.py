@@ -140,7 +140,7 @@ def requests_of(frame: Any) -> list[Any]:
         return [_question(cell) for cell in map(_plain, frame)]
     if not frame.columns.is_unique:
         raise InvalidInputError(f"The DataFrame has columns of the same name: {_names(frame)}. Name each differently.")
-    cells = {str(name): [_plain(cell) for cell in frame[name]] for name in frame.columns}
+    cells = {str(name): frame[name] for name in frame.columns}
     if any(key in cells for key in _KEYS):
         return _by_key(_rows(cells, {*_KEYS, *_SETTINGS}))
     if "role" in cells:
@@ -152,7 +152,7 @@ def requests_of(frame: Any) -> list[Any]:
         messages = _rows(cells, _MESSAGE)
         return [messages] if messages else []
     if "inputs" in cells:
-        return [_question(cell) for cell in cells["inputs"]]
+        return [_question(cell) for cell in map(_plain, cells["inputs"])]
     asked = [name for name in cells if name != "id" and name not in _SETTINGS]
     if len(asked) != 1:
         raise InvalidInputError(
@@ -191,9 +191,9 @@ def frame_of(outcomes: list[Any], frame: Any) -> Any:
     return scored
 
 
-def _rows(cells: dict[str, list[Any]], names: Container[str]) -> list[dict[str, Any]]:
+def _rows(cells: dict[str, Any], names: Container[str]) -> list[dict[str, Any]]:
     """Return the named columns as rows, without the cells that are missing."""
-    columns = {name: column for name, column in cells.items() if name in names}
+    columns = {name: map(_plain, column) for name, column in cells.items() if name in names}
     return [
         {name: cell for name, cell in zip(columns, row, strict=True) if cell is not None}
         for row in zip(*columns.values(), strict=True)
