@@ -20,6 +20,9 @@ _MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "type", "attac
 _CALL_KEYS = ("id", "type", "function")
 _CALL_ITEM_KEYS = ("type", "id", "call_id", "name", "arguments", "item_id")
 _RESULT_ITEM_KEYS = ("type", "call_id", "output", "name")
+# The limit on tokens: what it is called in one schema, and then in the other.
+_LIMITS_OF_CHAT = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
+_LIMITS_OF_RESPONSES = {"max_output_tokens": "max_tokens"}
 
 
 def encode(request: Request, interface: type[Interface] | None) -> _Dict:
@@ -27,15 +30,18 @@ def encode(request: Request, interface: type[Interface] | None) -> _Dict:
 
     Args:
         request: A checked request.
-        interface: What the endpoint serves; None when that is not known, and the payload goes as it is.
+        interface: What the endpoint serves; None when that is not known, and nothing is converted.
 
     Raises:
         InterfaceMismatchError: Something in it has no counterpart there; the error names it.
     """
-    if interface is None or interface.request_key == request.key:
-        return request.payload
+    key = request.key if interface is None else interface.request_key
     payload = dict(request.payload)
-    if request.key == "messages":
+    if key == "messages" and "context" in payload and payload["context"] is None:
+        del payload["context"]  # it says nothing, and a ChatAgent fails on it
+    if interface is None or key == request.key:
+        return payload
+    if key == "input":
         return {"input": _Items(interface).of(payload.pop("messages")), **_settings(payload, interface)}
     return {"messages": _Messages(interface).of(payload.pop("input")), **_settings(payload, interface)}
 
@@ -200,10 +206,9 @@ class _Messages:
         kind = part["type"]
         if kind in ("input_text", "output_text", "text"):
             # Empty annotations say nothing; others, and log probabilities, would be lost.
-            rest = {key: value for key, value in _without(part, ("type", "text")).items() if value}
-            if lost := [key for key in ("annotations", "logprobs") if key in rest]:
+            if lost := [key for key in ("annotations", "logprobs") if part.get(key)]:
                 raise _mismatch(f"{where}.{lost[0]}", self._interface)
-            return {"type": "text", "text": part.get("text"), **rest}
+            return {**_without(part, ("annotations", "logprobs")), "type": "text"}
         if kind == "input_image" and isinstance(part.get("image_url"), str):
             detail = {"detail": part["detail"]} if "detail" in part else {}
             image = {"url": part["image_url"], **detail}
@@ -221,9 +226,12 @@ def _calls(message: _Dict, where: str, interface: type[Interface]) -> list[Any]:
 def _settings(payload: _Dict, interface: type[Interface]) -> _Dict:
     """Return what else a request says, under the names and in the forms of the other schema."""
     if interface.request_key == "input":
-        settings, declared = _renamed(payload, "max_tokens", "max_output_tokens", interface), _flat
+        if payload.get("stop"):
+            raise _mismatch("'stop'", interface)  # it would be ignored, and the answer run on
+        names, declared, formatted = _LIMITS_OF_CHAT, _flat, _text
     else:
-        settings, declared = _renamed(payload, "max_output_tokens", "max_tokens", interface), _nested
+        names, declared, formatted = _LIMITS_OF_RESPONSES, _nested, _response_format
+    settings = formatted(_renamed(payload, names, interface), interface)
     if isinstance(tools := settings.get("tools"), list):
         settings["tools"] = [declared(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
     if isinstance(settings.get("tool_choice"), dict):
@@ -245,10 +253,55 @@ def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:
     return tool if "function" in tool else {"type": "function", "function": _without(tool, ("type",))}
 
 
-def _renamed(payload: _Dict, old: str, new: str, interface: type[Interface]) -> _Dict:
-    if old in payload and new in payload:
-        raise _mismatch(f"'{old}' beside '{new}'", interface)
-    return {new if key == old else key: value for key, value in payload.items()}
+def _text(payload: _Dict, interface: type[Interface]) -> _Dict:
+    """Put a chat request's `response_format` into `text`, where the other schema has it."""
+    settings, wanted = _without(payload, ("response_format",)), payload.get("response_format")
+    if wanted is None:
+        return settings
+    if settings.get("text") is not None:
+        raise _mismatch("'response_format' beside 'text'", interface)
+    if _format_type(wanted, "response_format", interface) == "json_schema":
+        schema = wanted.get("json_schema")
+        if not isinstance(schema, dict) or "type" in schema or len(wanted) > 2:
+            raise _mismatch("response_format (not {'type': 'json_schema', 'json_schema': {...}})", interface)
+        wanted = {"type": "json_schema", **schema}
+    return {**settings, "text": {"format": wanted}}
+
+
+def _response_format(payload: _Dict, interface: type[Interface]) -> _Dict:
+    """Take what `_text` puts into `text` out of it."""
+    settings, text = _without(payload, ("text",)), payload.get("text")
+    if text is None:
+        return settings
+    if settings.get("response_format") is not None:
+        raise _mismatch("'text' beside 'response_format'", interface)
+    if not isinstance(text, dict):
+        raise _mismatch("text (not a dict)", interface)
+    if lost := [key for key, value in text.items() if key != "format" and value is not None]:
+        raise _mismatch(f"text.{lost[0]}", interface)
+    wanted = text.get("format")
+    if wanted is None:
+        return settings
+    if _format_type(wanted, "text.format", interface) == "json_schema":
+        wanted = {"type": "json_schema", "json_schema": _without(wanted, ("type",))}
+    return {**settings, "response_format": wanted}
+
+
+def _format_type(wanted: Any, where: str, interface: type[Interface]) -> Any:
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind not in ("text", "json_object", "json_schema"):
+        raise _mismatch(f"{where} (neither text, JSON nor a JSON schema)", interface)
+    return kind
+
+
+def _renamed(payload: _Dict, names: dict[str, str], interface: type[Interface]) -> _Dict:
+    """Return a payload with the limit on tokens, which has several names, under the one it has there."""
+    known = {*names, *names.values()}
+    payload = {key: value for key, value in payload.items() if key not in known or value is not None}
+    limits = [key for key in payload if key in known]
+    if len(limits) > 1:
+        raise _mismatch(f"'{limits[0]}' beside '{limits[1]}'", interface)
+    return {names.get(key, key): value for key, value in payload.items()}
 
 
 def _without(values: _Dict, keys: tuple[str, ...]) -> _Dict:
@@ -259,5 +312,5 @@ def _mismatch(what: str, interface: type[Interface]) -> InterfaceMismatchError:
     key = interface.request_key
     return InterfaceMismatchError(
         f"{what} has no counterpart in '{key}', which the endpoint takes: it serves a {interface.name}. "
-        f"Send a payload with '{key}'."
+        f"Leave it out, or say it as a payload with '{key}' can."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow_agent_target.answers import AgentResponse
 
 _KEYS = ("input", "messages")
-# Columns that go with a question, where the question's own column may have any name.
+# Columns that go with their row. No others do: what the right answer is must not reach the agent.
 _SETTINGS = {
     "custom_inputs",
     "context",
@@ -33,11 +33,17 @@ _SETTINGS = {
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
+    "max_tool_calls",
     "metadata",
     "tools",
     "tool_choice",
     "parallel_tool_calls",
     "reasoning",
+    "reasoning_effort",
+    "previous_response_id",
+    "instructions",
+    "include",
+    "background",
     "store",
     "text",
     "response_format",
@@ -45,7 +51,33 @@ _SETTINGS = {
     "user",
     "frequency_penalty",
     "presence_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "seed",
     "n",
+}
+# Columns of messages that are spread over rows: what the schemas know of messages and items.
+_MESSAGE = {
+    "role",
+    "content",
+    "type",
+    "id",
+    "name",
+    "status",
+    "tool_calls",
+    "tool_call_id",
+    "refusal",
+    "attachments",
+    "call_id",
+    "arguments",
+    "output",
+    "summary",
+    "encrypted_content",
+    "server_label",
+    "approval_request_id",
+    "approve",
+    "reason",
 }
 # Every row would fail in the same way.
 _SHARED = (AuthenticationError, PermissionDeniedError, EndpointNotFoundError)
@@ -97,8 +129,9 @@ def requests_of(frame: Any) -> list[Any]:
     Args:
         frame: A DataFrame with a column `input` or `messages` (a list, or a text, a row; or a message a row), with
             columns `role` and `content` (a message a row), with a column `inputs` (a request a row), or with one
-            column of questions. Columns of the request's schema go with their row, `id` is not sent. Or a Series of
-            requests or questions.
+            column of questions. The settings of a request (`custom_inputs`, `context`, `temperature`, ...) go with
+            their row; no other column does: expectations, labels and ids are not sent. Or a Series of requests or
+            questions.
 
     Raises:
         InvalidInputError: It is not clear what the frame's columns mean.
@@ -107,28 +140,27 @@ def requests_of(frame: Any) -> list[Any]:
         return [_question(cell) for cell in map(_plain, frame)]
     if not frame.columns.is_unique:
         raise InvalidInputError(f"The DataFrame has columns of the same name: {_names(frame)}. Name each differently.")
-    cells = {str(name): [_plain(cell) for cell in frame[name]] for name in frame.columns}
-    rows = [
-        {name: column[i] for name, column in cells.items() if name != "id" and column[i] is not None}
-        for i in range(len(frame))
-    ]
+    cells = {str(name): frame[name] for name in frame.columns}
     if any(key in cells for key in _KEYS):
-        return _by_key(rows)
+        return _by_key(_rows(cells, {*_KEYS, *_SETTINGS}))
     if "role" in cells:
-        # Here an `id` is a message's own.
-        ids = cells.get("id", [None] * len(rows))
-        return (
-            [[row if own is None else {**row, "id": own} for row, own in zip(rows, ids, strict=True)]] if rows else []
-        )
+        if others := cells.keys() - _MESSAGE:
+            raise InvalidInputError(
+                f"The DataFrame's rows are messages, of which {', '.join(map(repr, sorted(others)))} is no part. Drop "
+                "it, or give a list of messages a row, in a column 'messages'."
+            )
+        messages = _rows(cells, _MESSAGE)
+        return [messages] if messages else []
     if "inputs" in cells:
-        return [_question(row.get("inputs")) for row in rows]
+        return [_question(cell) for cell in map(_plain, cells["inputs"])]
     asked = [name for name in cells if name != "id" and name not in _SETTINGS]
     if len(asked) != 1:
         raise InvalidInputError(
             f"The DataFrame has the columns {_names(frame)}, and it is not clear which of them is the question. Name "
             "it 'input'."
         )
-    return _by_key([{("input" if name == asked[0] else name): cell for name, cell in row.items()} for row in rows])
+    cells["input"] = cells.pop(asked[0])
+    return _by_key(_rows(cells, {"input", *_SETTINGS}))
 
 
 def frame_of(outcomes: list[Any], frame: Any) -> Any:
@@ -157,6 +189,15 @@ def frame_of(outcomes: list[Any], frame: Any) -> Any:
     if "id" in getattr(frame, "columns", ()) and len(outcomes) == len(frame):
         scored.insert(0, "id", frame["id"])
     return scored
+
+
+def _rows(cells: dict[str, Any], names: Container[str]) -> list[dict[str, Any]]:
+    """Return the named columns as rows, without the cells that are missing."""
+    columns = {name: map(_plain, column) for name, column in cells.items() if name in names}
+    return [
+        {name: cell for name, cell in zip(columns, row, strict=True) if cell is not None}
+        for row in zip(*columns.values(), strict=True)
+    ]
 
 
 def _by_key(rows: list[dict[str, Any]]) -> list[Any]:
@@ -189,12 +230,26 @@ def _question(cell: Any) -> Any:
 
 
 def _plain(cell: Any) -> Any:
-    """Return a cell without numpy and pandas in it; None where it is missing."""
+    """Return a cell without numpy, pandas and Spark's rows in it; None where it is missing."""
     import pandas
 
     if pandas.api.types.is_scalar(cell) and pandas.isna(cell):
         return None
-    return cell.tolist() if hasattr(cell, "tolist") else cell
+    return _plain_value(cell)
+
+
+def _plain_value(value: Any, in_array: bool = False) -> Any:
+    if hasattr(value, "asDict"):  # a struct, as Spark gives it
+        value, in_array = value.asDict(), True
+    if isinstance(value, dict):
+        # Structs have all the fields of their column: in those, as in cells, what is null is missing.
+        values = {key: _plain_value(item, in_array) for key, item in value.items()}
+        return {key: item for key, item in values.items() if item is not None} if in_array else values
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(item, in_array) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain_value(value.tolist(), in_array=True)
+    return value
 
 
 def _names(frame: Any) -> str:

@@ -45,7 +45,7 @@ def read_inputs(inputs: Any) -> Request:
             isinstance(item, dict) and (item.get("role") == "tool" or item.get("tool_calls")) for item in items
         )
         inputs = {"messages" if is_chat else "input": items}
-    if not isinstance(inputs, Mapping):
+    if not isinstance(inputs, dict):
         given = "None" if inputs is None else f"{type(inputs).__name__} {inputs!r:.60}"
         raise InvalidInputError(f"The payload can't be sent: it is {given}. {_ACCEPTED}.")
     payload = dict(inputs)
@@ -83,16 +83,18 @@ def _plain_message(item: Any) -> Any:
     """Return a message or item as a dict, with the objects that clients put into one as dicts too."""
     item = _as_plain(item)
     if isinstance(item, dict):
-        objects = {k: v for k in ("tool_calls", "content") if isinstance(v := item.get(k), list)}
-        if any(not isinstance(value, dict) for values in objects.values() for value in values):
-            return {**item, **{key: [_as_plain(value) for value in values] for key, values in objects.items()}}
+        lists = {k: v for k in ("tool_calls", "content") if isinstance(v := item.get(k), (list, tuple))}
+        if any(isinstance(v, tuple) or not all(isinstance(value, dict) for value in v) for v in lists.values()):
+            return {**item, **{key: [_as_plain(value) for value in values] for key, values in lists.items()}}
     return item
 
 
 def _as_plain(value: Any) -> Any:
-    """Return MLflow's and OpenAI's message and request objects as dicts, anything else as it is."""
+    """Return mappings, and MLflow's and OpenAI's message and request objects, as dicts; anything else as it is."""
     if isinstance(value, (dict, list, str)) or value is None:
         return value
+    if isinstance(value, Mapping):
+        return dict(value)
     for dump in ("model_dump", "to_dict"):
         # A DataFrame has a to_dict too, of another meaning.
         if callable(getattr(value, dump, None)) and not hasattr(value, "columns"):

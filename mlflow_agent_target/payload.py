@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
 def _check_content(content: Any) -> Any:
     if content is None or isinstance(content, str):
         return content
@@ -28,6 +31,7 @@ def _check_content(content: Any) -> Any:
     for index, part in enumerate(content):
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise ValueError(f"part {index} must be a dict with a 'type', not {_kind(part)}")
+    _check_keys(content)
     return content
 
 
@@ -40,7 +44,26 @@ def _check_list(value: Any) -> Any:
 def _check_dict(value: Any) -> Any:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"must be a dict, not {_kind(value)}")
+    _check_keys(value)
     return value
+
+
+def _check_keys(value: Any) -> None:
+    """Check that all keys are strings, which `json.dumps` would make of numbers without a word.
+
+    Only what a schema does not name is walked through: of a common request, next to nothing.
+
+    Raises:
+        TypeError: One is not.
+    """
+    if isinstance(value, (dict, Mapping)):
+        "".join(value)  # the fastest way to ask
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        if type(item) not in _SCALARS:
+            _check_keys(item)
 
 
 def _check_role(role: str) -> str:
@@ -67,6 +90,8 @@ class InputItem(_Tolerant):
 
     @model_validator(mode="after")
     def _check_message(self) -> InputItem:
+        if self.model_extra:
+            _check_keys(self.model_extra)
         if self.type not in (None, "message"):
             return self
         if self.role is None:
@@ -90,6 +115,8 @@ class ChatMessage(_Tolerant):
     @model_validator(mode="after")
     def _check_content_or_calls(self) -> ChatMessage:
         extra = self.model_extra or {}
+        if extra:
+            _check_keys(extra)
         if self.content is None and not extra.get("tool_calls") and extra.get("refusal") is None:
             raise ValueError("needs 'content' or 'tool_calls'")
         return self
@@ -120,7 +147,9 @@ def check(schema: type[_Request], payload: Mapping[str, Any]) -> None:
         InvalidInputError: It does not fit; the error says where and why, for each fault.
     """
     try:
-        schema.model_validate(payload)
+        _check_keys(schema.model_validate(payload).model_extra)
+    except (TypeError, RecursionError):
+        raise _not_json(payload) from None
     except ValidationError as error:
         faults = "; ".join(map(_fault, error.errors(include_url=False)[:5]))
         raise InvalidInputError(f"The payload can't be sent: {faults}.") from None
@@ -149,11 +178,28 @@ def encode_json(payload: Any) -> bytes:
     try:
         return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        try:
-            problem = _json_problem(payload)
-        except RecursionError:
-            problem = "it is nested too deeply"
-        raise InvalidInputError(f"The payload can't be sent as JSON: {problem}.") from error
+        raise _not_json(payload) from error
+
+
+def _not_json(payload: Any) -> InvalidInputError:
+    try:
+        problem = _json_problem(payload)
+    except RecursionError:
+        problem = "it is nested too deeply"
+    return InvalidInputError(f"The payload can't be sent as JSON: {problem}.")
+
+
+# What has the first as an attribute is best sent as the second.
+_ADVICE = {
+    "isoformat": "text, such as its .isoformat()",
+    "model_dump": "its .model_dump()",
+    "__dataclass_fields__": "its dataclasses.asdict()",
+    "_value_": "its .value",
+    "as_integer_ratio": "a float, or text",
+    "__fspath__": "text, such as its str()",
+    "urn": "text, such as its str()",
+    "total_seconds": "its .total_seconds()",
+}
 
 
 def _plain(value: Any) -> Any:
@@ -197,6 +243,5 @@ def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> 
         return f"{where} is an integer of too many digits"
     if value is None or isinstance(value, (bool, int, float)):
         return ""
-    if callable(getattr(value, "isoformat", None)):
-        return f"{where} is a {type(value).__name__}, which JSON has no word for: send text, such as its .isoformat()"
-    return f"{where} is a {type(value).__name__}, which JSON has no word for"
+    given = f"{where} is a {type(value).__name__}, which JSON has no word for"
+    return next((f"{given}: send {advice}" for name, advice in _ADVICE.items() if hasattr(value, name)), given)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from datetime import date, time, timedelta
 from decimal import Decimal
+from enum import Enum, IntEnum
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import numpy
 import pandas  # type: ignore[import-untyped]
@@ -17,6 +23,10 @@ from mlflow.types.agent import ChatAgentMessage, ChatAgentRequest
 from mlflow.types.chat import Function, ToolCall
 from mlflow.types.llm import ChatCompletionRequest, ChatMessage
 from mlflow.types.responses import ResponsesAgentRequest
+from mlflow.utils import AttrDict
+from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageFunctionToolCall
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputText
+from pydantic import BaseModel
 
 from mlflow_agent_target import InterfaceMismatchError, InvalidInputError
 from mlflow_agent_target.conversion import encode
@@ -107,6 +117,55 @@ def test_the_limit_on_tokens_is_called_by_the_name_it_has_there() -> None:
     assert sent({"messages": HI, "max_tokens": 5}, ResponsesAgent) == {"input": HI, "max_output_tokens": 5}
     assert sent({"input": HI, "max_output_tokens": 5}, ChatAgent) == {"messages": HI, "max_tokens": 5}
     assert sent({"messages": HI, "max_tokens": 5}, ChatCompletions) == {"messages": HI, "max_tokens": 5}
+
+
+def test_the_newer_name_of_the_limit_on_tokens_is_known_too() -> None:
+    chat = {"messages": HI, "max_completion_tokens": 5}
+    assert sent(chat, ResponsesAgent) == {"input": HI, "max_output_tokens": 5}
+    assert sent(chat, ChatCompletions) == chat
+    assert sent({**chat, "max_tokens": None}, ResponsesAgent) == {"input": HI, "max_output_tokens": 5}
+
+
+@pytest.mark.parametrize("interface", [None, ChatAgent, ChatCompletions])
+def test_a_null_context_is_left_out_of_a_messages_payload(interface: type[Interface] | None) -> None:
+    given = {"messages": HI, "context": None, "custom_inputs": None}
+    assert sent(given, interface) == {"messages": HI, "custom_inputs": None}
+    assert "context" in given
+    if interface is not None:
+        assert sent({"input": HI, "context": None}, interface) == {"messages": HI}
+
+
+def test_a_null_context_goes_to_a_responses_agent_as_it_is() -> None:
+    given = {"input": HI, "context": None}
+    assert sent(given, ResponsesAgent) == sent(given) == given
+
+
+SCHEMA = {"name": "n", "schema": {"type": "object", "properties": {}}, "strict": True}
+FORMATS = [
+    ({"type": "text"}, {"type": "text"}),
+    ({"type": "json_object"}, {"type": "json_object"}),
+    ({"type": "json_schema", "json_schema": SCHEMA}, {"type": "json_schema", **SCHEMA}),
+]
+
+
+@pytest.mark.parametrize(("response_format", "text_format"), FORMATS)
+def test_the_format_of_the_answer_is_asked_for_in_each_schemas_own_way(
+    response_format: dict[str, Any], text_format: dict[str, Any]
+) -> None:
+    chat = {"messages": HI, "response_format": response_format}
+    responses = {"input": HI, "text": {"format": text_format}}
+    before = copy.deepcopy((chat, responses))
+    assert sent(chat, ResponsesAgent) == responses
+    assert sent(responses, ChatCompletions) == chat
+    assert sent(chat, ChatCompletions) == chat
+    assert sent(responses, ResponsesAgent) == responses
+    assert (chat, responses) == before
+
+
+def test_no_format_of_the_answer_is_none_there_either() -> None:
+    assert sent({"messages": HI, "response_format": None}, ResponsesAgent) == {"input": HI}
+    for text in (None, {}, {"format": None, "verbosity": None}):
+        assert sent({"input": HI, "text": text}, ChatAgent) == {"messages": HI}
 
 
 def test_a_single_text_part_is_a_messages_text() -> None:
@@ -274,6 +333,20 @@ UNSAYABLE_IN_ITEMS = [
         *(({"messages": [message]}, ResponsesAgent, names) for message, names in UNSAYABLE_IN_ITEMS),
         ({"messages": HI, "tools": [{"type": "web_search"}]}, ResponsesAgent, "tools[0]"),
         ({"messages": HI, "max_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_tokens'"),
+        ({"messages": HI, "max_tokens": 1, "max_completion_tokens": 2}, ResponsesAgent, "'max_completion_tokens'"),
+        ({"messages": HI, "max_completion_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_output_tokens'"),
+        ({"input": HI, "max_output_tokens": 1, "max_tokens": 2}, ChatAgent, "'max_output_tokens' beside"),
+        ({"messages": HI, "stop": ["\n"]}, ResponsesAgent, "'stop'"),
+        ({"messages": HI, "response_format": {"type": "grammar"}}, ResponsesAgent, "response_format"),
+        ({"messages": HI, "response_format": "json"}, ResponsesAgent, "response_format"),
+        ({"messages": HI, "response_format": {"type": "json_schema", **SCHEMA}}, ResponsesAgent, "response_format"),
+        ({"messages": HI, "response_format": FORMATS[0][0], "text": {}}, ResponsesAgent, "'text'"),
+        ({"input": HI, "text": {"verbosity": "low"}}, ChatCompletions, "text.verbosity"),
+        ({"input": HI, "text": {"format": FORMATS[2][1], "x": 1}}, ChatAgent, "text.x"),
+        ({"input": HI, "text": {"format": {"type": "grammar"}}}, ChatAgent, "text.format"),
+        ({"input": HI, "text": {"format": "json"}}, ChatAgent, "text.format"),
+        ({"input": HI, "text": "short"}, ChatAgent, "text (not a dict)"),
+        ({"input": HI, "text": {}, "response_format": FORMATS[0][0]}, ChatAgent, "'text'"),
         ({"input": HI, "tools": [{"type": "web_search"}]}, ChatAgent, "tools[0]"),
         ({"input": HI, "tool_choice": {"type": "web_search"}}, ChatAgent, "tool_choice"),
         ({"input": [RESULT]}, ChatAgent, "input[0] without the call"),
@@ -302,18 +375,42 @@ def test_what_has_no_counterpart_is_an_error_that_names_it(
 
 spoken = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "developer"]), "content": st.text()},
-    optional={"id": st.text(min_size=1), "unknown": st.integers()},
+    optional={"id": st.text(min_size=1), "name": st.text(min_size=1), "unknown": st.integers()},
 )
+texts = st.fixed_dictionaries({"text": st.text()}, optional={"unknown": st.integers()})
+images = st.fixed_dictionaries({"url": st.text()}, optional={"detail": st.sampled_from(["low", "high", "auto"])})
+chat_parts = st.one_of(
+    texts.map(lambda text: {"type": "text", **text}),
+    images.map(lambda image: {"type": "image_url", "image_url": image}),
+)
+item_parts = st.one_of(
+    texts.map(lambda text: {"type": "input_text", **text}),
+    images.map(lambda image: {"type": "input_image", "image_url": image.pop("url"), **image}),
+)
+
+
+def seen(parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Messages of the user's in parts, of which a ChatAgent has none."""
+    several = st.lists(parts, min_size=1, max_size=3)
+    return st.builds(lambda item, content: {**item, "role": "user", "content": content}, spoken, several)
+
+
 functions = st.fixed_dictionaries({"name": st.sampled_from("abc"), "arguments": st.text()})
 calls = functions.map(lambda function: {"id": f"call_{function['name']}", "type": "function", "function": function})
+declared_tools = st.fixed_dictionaries(
+    {"name": st.sampled_from("abc"), "parameters": st.just({"type": "object"})}, optional={"strict": st.booleans()}
+).map(lambda function: {"type": "function", "function": function})
 extras = st.fixed_dictionaries(
     {},
     optional={
         "custom_inputs": st.dictionaries(st.text(), st.integers()),
         "context": st.fixed_dictionaries({"conversation_id": st.text()}),
         "databricks_options": st.just({"return_trace": True}),
-        "stop": st.text(),
+        "stop": st.sampled_from([None, "", []]),
         "max_tokens": st.integers(),
+        "response_format": st.sampled_from([given for given, _ in FORMATS]),
+        "tools": st.lists(declared_tools, max_size=2),
+        "tool_choice": st.sampled_from(["auto", "none", {"type": "function", "function": {"name": "a"}}]),
     },
 )
 
@@ -331,7 +428,7 @@ def results(**named: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]
 
 
 CHAT_AGENT_TURNS = st.lists(st.one_of(spoken, called(st.text()), results(name=st.text(min_size=2))), max_size=6)
-CHAT_MODEL_TURNS = st.lists(st.one_of(spoken, called(st.text(min_size=1)), results()), max_size=6)
+CHAT_MODEL_TURNS = st.lists(st.one_of(spoken, called(st.text(min_size=1)), results(), seen(chat_parts)), max_size=6)
 
 
 @given(
@@ -360,12 +457,31 @@ item_results = st.text().map(
 said_items = spoken.filter(lambda item: item["content"])
 
 
-@given(
-    items=st.lists(st.one_of(said_items, item_calls, item_results), max_size=8),
-    interface=st.sampled_from([ChatAgent, ChatCompletions]),
+item_extras = st.fixed_dictionaries(
+    {},
+    optional={
+        "context": st.fixed_dictionaries({"conversation_id": st.text()}),
+        "max_output_tokens": st.integers(),
+        "text": st.sampled_from([{"format": given} for _, given in FORMATS]),
+        "tools": st.lists(declared_tools.map(lambda tool: {"type": "function", **tool["function"]}), max_size=2),
+        "tool_choice": st.sampled_from(["auto", {"type": "function", "name": "a"}]),
+        "reasoning": st.just({"effort": "low"}),
+    },
 )
-def test_items_come_back_the_same(items: list[dict[str, Any]], interface: type[Interface]) -> None:
-    assert sent(sent({"input": items}, interface), ResponsesAgent) == {"input": items}
+ITEMS_OF_TEXT = st.lists(st.one_of(said_items, item_calls, item_results), max_size=8)
+ITEMS_OF_PARTS = st.lists(st.one_of(said_items, item_calls, item_results, seen(item_parts)), max_size=8)
+
+
+@given(
+    case=st.one_of(
+        ITEMS_OF_TEXT.map(lambda items: (ChatAgent, items)), ITEMS_OF_PARTS.map(lambda items: (ChatCompletions, items))
+    ),
+    extra=item_extras,
+)
+def test_items_come_back_the_same(case: tuple[type[Interface], list[dict[str, Any]]], extra: dict[str, Any]) -> None:
+    interface, items = case
+    payload = {"input": items, **extra}
+    assert sent(sent(payload, interface), ResponsesAgent) == payload
 
 
 @pytest.mark.parametrize(
@@ -479,8 +595,122 @@ def test_a_durable_servers_request_is_not_taken_for_an_agents() -> None:
         read_inputs({"input": {"messages": HI}})
 
 
-def test_tuples_are_lists() -> None:
+def test_tuples_are_lists_and_mappings_dicts() -> None:
     assert read_inputs(tuple(HI)).payload == read_inputs({"input": tuple(HI)}).payload == {"input": HI}
+    parts = [{"type": "input_text", "text": "a"}, IMAGE_PART]
+    for content in (tuple(parts), list(map(MappingProxyType, parts)), tuple(map(OrderedDict, parts))):
+        given = MappingProxyType({"role": "user", "content": content})
+        for inputs in ([given], {"input": [given]}, MappingProxyType({"input": (given,)})):
+            assert sent(inputs, ResponsesAgent) == {"input": [user(parts)]}
+        assert given["content"] is content
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"input": HI, "custom_inputs": {1: 2}}, "a key in custom_inputs is int 1, not a string"),
+        ({"input": HI, "custom_inputs": {"a": [{None: 2}]}}, "a key in custom_inputs.a[0] is NoneType None"),
+        ({"input": HI, "custom_inputs": {"a": ({1.5: 2},)}}, "a key in custom_inputs.a[0] is float 1.5"),
+        ({"input": HI, "custom_inputs": {"a": MappingProxyType({1: 2})}}, "a key in custom_inputs.a is int 1"),
+        ({"input": HI, "context": {True: 2}}, "a key in context is bool True"),
+        ({"input": HI, "metadata": {1: "a"}}, "a key in metadata is int 1"),
+        ({"messages": HI, "tools": [{"function": {1: "a"}}]}, "a key in tools[0].function is int 1"),
+        ({"messages": [{**HI[0], "attachments": {1: "a"}}]}, "a key in messages[0].attachments is int 1"),
+        ({"input": [{"type": "new", "x": {1: "a"}}]}, "a key in input[0].x is int 1"),
+        ({"input": [user([{"type": "new", "x": {1: "a"}}])]}, "a key in input[0].content[0].x is int 1"),
+        ({"input": HI, 1: 2}, "[1]: Keys should be strings"),
+        ({"input": HI, "custom_inputs": cycle()}, "custom_inputs.again contains itself"),
+        pytest.param({"input": HI, "custom_inputs": deep()}, "nested too deeply", id="deep"),
+    ],
+)
+def test_keys_that_json_would_rename_are_refused(inputs: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        read_inputs(inputs)
+    assert says in str(caught.value)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Shade(str, Enum):
+    DARK = "dark"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Model(BaseModel):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (Shade.DARK, "dark"),
+        (Level.HIGH, 3),
+        (OrderedDict(a=1), {"a": 1}),
+        (defaultdict(int, a=1), {"a": 1}),
+        (AttrDict({"a": {"b": 1}}), {"a": {"b": 1}}),
+        ({Shade.DARK: 1}, {"dark": 1}),
+        ({"": {"": ""}}, {"": {"": ""}}),
+        (10**400, 10**400),
+        ("\x00\n\U0001f600", "\x00\n\U0001f600"),
+        pytest.param("x" * 10_000_000, "x" * 10_000_000, id="10 MB of text"),
+        pytest.param([{"a": [0.5]}] * 500_000, [{"a": [0.5]}] * 500_000, id="10 MB of values"),
+    ],
+)
+def test_what_json_can_say_is_sent(value: Any, sent: Any) -> None:
+    request = read_inputs({"input": HI, "custom_inputs": {"a": value}})
+    assert json.loads(encode_json(encode(request, ResponsesAgent)))["custom_inputs"] == {"a": sent}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (Colour.RED, "is a Colour, which JSON has no word for: send its .value"),
+        (Point(1), "is a Point, which JSON has no word for: send its dataclasses.asdict()"),
+        (Model(x=1), "is a Model, which JSON has no word for: send its .model_dump()"),
+        (UUID(int=1), "is a UUID, which JSON has no word for: send text"),
+        (PurePosixPath("a"), "is a PurePosixPath, which JSON has no word for: send text"),
+        (Decimal("1.1"), "is a Decimal, which JSON has no word for: send a float, or text"),
+        (date(2024, 1, 1), "is a date, which JSON has no word for: send text, such as its .isoformat()"),
+        (time(1), "is a time, which JSON has no word for: send text, such as its .isoformat()"),
+        (timedelta(1), "is a timedelta, which JSON has no word for: send its .total_seconds()"),
+        (object(), "is a object, which JSON has no word for"),
+    ],
+)
+def test_what_json_cannot_say_is_refused_with_advice(value: Any, says: str) -> None:
+    for at, inputs in (
+        ("custom_inputs.a", {"input": HI, "custom_inputs": {"a": value}}),
+        ("messages[0].content[0].x[0]", {"messages": [user([{"type": "text", "text": "a", "x": [value]}])]}),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            encode_json(sent(inputs))
+        assert f"{at} {says}" in str(caught.value)
+
+
+def test_openais_objects_within_messages_become_dicts() -> None:
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    call = ChatCompletionMessageFunctionToolCall.model_validate({**ADD, "function": function})
+    said = ChatCompletionMessage(role="assistant", content=None, tool_calls=[call])
+    result = {"role": "tool", "content": "1", "tool_call_id": "c1"}
+    assert sent([*HI, said, result], ResponsesAgent) == {"input": [*HI, ADD_ITEM, RESULT]}
+    item = ResponseFunctionToolCall(**ADD_ITEM)
+    answer = ResponseOutputText(type="output_text", text="ho", annotations=[])
+    assert sent([item, RESULT, {"role": "assistant", "content": [answer]}], ChatCompletions) == {
+        "messages": [
+            {"role": "assistant", "content": None, "tool_calls": [ADD]},
+            result,
+            {"role": "assistant", "content": "ho"},
+        ]
+    }
 
 
 def test_text_is_sent_as_utf8() -> None:

@@ -43,10 +43,76 @@ HI, YO = user("hi"), user("yo")
             [{"input": [HI]}, {"messages": [YO]}],
         ),
         ({"input": []}, []),
+        (
+            {"role": ["assistant"], "content": ["b"], "status": ["completed"], "type": [None]},
+            [[{"role": "assistant", "content": "b", "status": "completed"}]],
+        ),
+        (
+            {"messages": [[HI], [YO]], "custom_inputs": [{"a": None}, {"a": ()}]},
+            [{"messages": [HI], "custom_inputs": {"a": None}}, {"messages": [YO], "custom_inputs": {"a": []}}],
+        ),
     ],
 )
 def test_the_rows_of_a_frame_are_requests(frame: dict[Any, Any], requests: list[Any]) -> None:
     assert requests_of(pandas.DataFrame(frame)) == requests
+
+
+TRUTH = {
+    "expectations": [{"expected_response": "ho"}] * 2,
+    "expected_response": ["ho", "ho"],
+    "label": [1, 2],
+    "id": [1, 2],
+    "stream": [True, True],
+    "tags": [{}, {}],
+}
+
+
+@pytest.mark.parametrize("asked", [{"input": ["hi", "yo"]}, {"messages": [[HI], [YO]]}, {"input": [HI, YO]}])
+def test_only_settings_go_with_a_question(asked: dict[str, list[Any]]) -> None:
+    settings = {"custom_inputs": [{"a": 1}] * 2, "temperature": [0.5] * 2}
+    without = requests_of(pandas.DataFrame({**asked, **settings}))
+    assert requests_of(pandas.DataFrame({**TRUTH, **asked, **settings})) == without
+    assert [request["custom_inputs"] for request in without] == [{"a": 1}] * len(without)
+
+
+class Row(tuple[Any, ...]):
+    """As pyspark.sql.Row: a tuple that knows its fields."""
+
+    fields: tuple[str, ...]
+
+    @classmethod
+    def of(cls, **values: Any) -> Row:
+        row = cls(values.values())
+        row.fields = tuple(values)
+        return row
+
+    def asDict(self) -> dict[str, Any]:  # noqa: N802
+        return dict(zip(self.fields, self, strict=True))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        numpy.array([{**HI, "type": None, "tool_calls": None}, YO], dtype=object),
+        numpy.array([{**HI, "tool_calls": None}, {**YO, "tool_calls": numpy.array([], dtype=object)}], dtype=object),
+        [Row.of(role="user", content="hi", type=None), Row.of(role="user", content="yo")],
+        ({"role": "user", "content": numpy.str_("hi")}, YO),
+    ],
+)
+def test_what_arrow_and_spark_make_of_lists_of_structs_is_made_plain(messages: Any) -> None:
+    frame = pandas.DataFrame({"messages": [messages]})
+    [request] = requests_of(frame)
+    sent = [{key: value for key, value in message.items() if value != []} for message in request["messages"]]
+    assert sent == [HI, YO]
+    assert type(sent[0]["content"]) is str
+    assert type(request["messages"]) is list
+
+
+def test_a_struct_within_a_struct_is_made_plain() -> None:
+    calls = numpy.array([{"id": "c", "function": {"name": "f", "arguments": None}}], dtype=object)
+    frame = pandas.DataFrame({"messages": [numpy.array([{**HI, "tool_calls": calls}], dtype=object)]})
+    [request] = requests_of(frame)
+    assert request == {"messages": [{**HI, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}]}
 
 
 def test_a_series_is_a_request_a_row() -> None:
@@ -64,6 +130,7 @@ def test_only_frames_are_frames() -> None:
         (pandas.DataFrame({"question": ["hi"], "answer": ["yo"]}), "'question', 'answer'"),
         (pandas.DataFrame([["hi", "yo"]], columns=["input", "input"]), "the same name"),
         (pandas.DataFrame({"input": [HI, [YO]]}), "Some rows"),
+        (pandas.DataFrame({"role": ["user"], "content": ["hi"], "expected_response": ["ho"]}), "'expected_response'"),
         (pandas.DataFrame({"input": [HI, YO], "temperature": [0.1, 0.2]}), "temperature"),
     ],
 )
