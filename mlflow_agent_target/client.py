@@ -116,11 +116,11 @@ class AgentTargetClient(EndpointManagement):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        from mlflow_agent_target.frames import is_frame, predict_frame
+        from mlflow_agent_target.frames import is_frame
 
         agent = self._endpoint(deployment_name, endpoint)
         if is_frame(inputs):
-            return predict_frame(inputs, agent.query)
+            return self._predict_frame(agent.name, inputs)
         if tracing.is_wanted():
             answer = tracing.query(agent, inputs, sends_context=self._sends_context)
         else:
@@ -130,6 +130,14 @@ class AgentTargetClient(EndpointManagement):
 
             return as_chat_completion(answer, agent.name)
         return answer
+
+    def _predict_frame(self, endpoint: str | None, frame: Any) -> Any:
+        from mlflow_agent_target.frames import frame_of, requests_of
+
+        result = self.predict_batch(endpoint, requests_of(frame), progress=False, mlflow_run=False)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        return frame_of(result, frame)
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlflow_agent_target.errors import (
-    AgentTargetError,
-    AuthenticationError,
-    EndpointNotFoundError,
-    InterfaceMismatchError,
-    InvalidInputError,
-    PermissionDeniedError,
-)
+from mlflow_agent_target.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from mlflow_agent_target.answers import AgentResponse
+    from mlflow_agent_target.results import BatchRow
 
 _KEYS = ("input", "messages")
 # Columns that go with their row. No others do: what the right answer is must not reach the agent.
@@ -79,48 +71,11 @@ _MESSAGE = {
     "approve",
     "reason",
 }
-# Every row would fail in the same way.
-_SHARED = (AuthenticationError, PermissionDeniedError, EndpointNotFoundError)
-_AT_ONCE = 8
 
 
 def is_frame(inputs: Any) -> bool:
     """Return whether `inputs` is a pandas DataFrame or Series, without importing pandas."""
     return hasattr(inputs, "iloc") and hasattr(inputs, "index")
-
-
-def predict_frame(frame: Any, query: Callable[[Any], AgentResponse]) -> Any:
-    """Send a request for each row of a frame and return the answers as a frame.
-
-    Args:
-        frame: A DataFrame or Series, as for `requests_of`.
-        query: Sends one request; called from several threads.
-
-    Returns:
-        A DataFrame, as `frame_of` makes it. A row that fails is recorded in it.
-
-    Raises:
-        InvalidInputError: The frame can't be read.
-        AgentTargetError: A failure that every row would share.
-    """
-
-    def outcome(request: Any) -> AgentResponse | AgentTargetError:
-        try:
-            return query(request)
-        except _SHARED:
-            raise
-        except AgentTargetError as error:
-            return error
-
-    pool = ThreadPoolExecutor(_AT_ONCE)
-    try:
-        outcomes = list(pool.map(outcome, requests_of(frame)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    mismatches = [found for found in outcomes if isinstance(found, InterfaceMismatchError)]
-    if mismatches and len(mismatches) == len(outcomes):
-        raise mismatches[0]
-    return frame_of(outcomes, frame)
 
 
 def requests_of(frame: Any) -> list[Any]:
@@ -163,11 +118,11 @@ def requests_of(frame: Any) -> list[Any]:
     return _by_key(_rows(cells, {"input", *_SETTINGS}))
 
 
-def frame_of(outcomes: list[Any], frame: Any) -> Any:
+def frame_of(outcomes: Sequence[BatchRow], frame: Any) -> Any:
     """Return what came of a frame's requests as a DataFrame.
 
     Args:
-        outcomes: An answer or an error for each request of `requests_of(frame)`, in that order.
+        outcomes: What came of each request of `requests_of(frame)`, in that order.
         frame: The frame itself.
 
     Returns:
@@ -177,13 +132,11 @@ def frame_of(outcomes: list[Any], frame: Any) -> Any:
     """
     import pandas
 
-    failed = [isinstance(outcome, AgentTargetError) for outcome in outcomes]
-    both = list(zip(outcomes, failed, strict=True))
     columns = {
-        "output_text": [None if bad else outcome.output_text for outcome, bad in both],
-        "response": [None if bad else dict(outcome) for outcome, bad in both],
-        "error": [f"{type(outcome).__name__}: {outcome}" if bad else None for outcome, bad in both],
-        "request_id": [outcome.request_id for outcome in outcomes],
+        "output_text": [row.output_text for row in outcomes],
+        "response": [None if row.response is None else dict(row.response) for row in outcomes],
+        "error": [f"{row.error}: {row.error_message}" if row.error else None for row in outcomes],
+        "request_id": [row.request_id for row in outcomes],
     }
     scored = pandas.DataFrame(columns, index=frame.index[: len(outcomes)], dtype=object)
     if "id" in getattr(frame, "columns", ()) and len(outcomes) == len(frame):

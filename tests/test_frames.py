@@ -13,7 +13,7 @@ import pandas  # type: ignore[import-untyped]
 import pytest
 from click.testing import CliRunner
 
-from mlflow_agent_target import AgentTargetClient, AuthenticationError, InterfaceMismatchError, InvalidInputError
+from mlflow_agent_target import AgentTargetClient, AuthenticationError, InvalidInputError
 from mlflow_agent_target.frames import is_frame, requests_of
 from mlflow_agent_target.server import LocalServer
 from tests.conftest import user
@@ -153,12 +153,14 @@ def test_a_frame_is_answered_by_a_frame(client: AgentTargetClient) -> None:
     assert scored.loc[5, "error"] is None
 
 
-def test_what_every_row_would_meet_is_raised(
-    client: AgentTargetClient, scripted: Callable[..., ScriptedServer]
-) -> None:
-    approvals = pandas.DataFrame({"input": [[{"type": "mcp_approval_request", "id": "1"}]] * 2})
-    with pytest.raises(InterfaceMismatchError, match="mcp_approval_request"):
-        client.predict(endpoint="chat_agent", inputs=approvals)
+def test_a_row_that_its_agent_cannot_be_told_is_recorded(client: AgentTargetClient) -> None:
+    approval = [{"type": "mcp_approval_request", "id": "1"}]
+    scored = client.predict(endpoint="chat_agent", inputs=pandas.DataFrame({"input": [approval, "b a"]}))
+    assert scored["error"][0].startswith("InterfaceMismatchError: input[0] of type 'mcp_approval_request'")
+    assert scored["output_text"].tolist() == [None, "a b"]
+
+
+def test_what_every_row_would_meet_is_raised(scripted: Callable[..., ScriptedServer]) -> None:
     refusing = scripted(whole({}, 401))
     with pytest.raises(AuthenticationError):
         AgentTargetClient(f"agent-target:{refusing.url}").predict(
