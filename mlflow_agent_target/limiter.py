@@ -25,6 +25,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 # Seconds of the past that the rate is learned from, and the lowest rate.
 _MEMORY, _LOWEST_RATE = 15.0, 1 / 30.0
 _FIRST_CUT, _FIRST_RATE, _FEWEST_PASSED, _AGREEMENT = 16, 1.0, 4, 0.15
+# After a pause of so many seconds, the part of the time that must have flowed for the rate to be told, and what of it is used.
+_LONG_PAUSE, _TELLING, _CAUTION = 0.5, 0.25, 0.97
 # Seconds in which the learned rate is tried up to twice itself.
 _FASTEST_DOUBLING, _SLOWEST_DOUBLING = 0.1, 60.0
 
@@ -154,8 +156,8 @@ class _Bucket:
         self._learned_until = now  # requests sent before say nothing new
         self._quiet_since = now
         self._doubling = _FASTEST_DOUBLING
-        # When the bucket was seen empty, and how many requests had passed by then.
-        self._empty: deque[list[float]] = deque([[now, 0]])
+        # When the bucket was seen empty, how many requests had passed by then, and how long nothing was sent after it.
+        self._empty: deque[list[float]] = deque([[now, 0, 0]])
 
     def delay(self, now: float) -> float:
         return (1.0 - self._fill(now)) / self._rate_at(now) if self._rate < math.inf else 0.0
@@ -172,14 +174,17 @@ class _Bucket:
             return False
         while len(self._empty) > 1 and self._empty[0][0] < now - _MEMORY:
             self._empty.popleft()
-        since, passed_before = self._empty[0]
+        since, passed_before, _ = self._empty[0]
         passed = self._passed - passed_before
         measured = passed / max(now - since, 1e-3)
+        last, last_passed, held = self._empty[-1]
         if self._rate == math.inf:
             # Most of what passed was in the bucket from the start, and says nothing of the rate.
             self._burst = max(passed, 1.0)
             self._rate = max(measured / _FIRST_CUT, _FIRST_RATE)
             self._empty.clear()
+        elif held > _LONG_PAUSE:
+            self._learn_after_pause(self._passed - last_passed, held, now - last - held)
         elif passed < _FEWEST_PASSED:
             self._rate = self._rate_at(now) / 2
         else:
@@ -188,10 +193,30 @@ class _Bucket:
             self._doubling = min(max(self._doubling, _FASTEST_DOUBLING), _SLOWEST_DOUBLING)
             self._rate = measured
         self._rate = max(self._rate, _LOWEST_RATE)
-        self._level, self._at, self._learned_until = 0.0, now, now
-        self._quiet_since = max(now, held_until)
-        self._empty.append([now, self._passed])
+        # Nothing is sent until then, so what is refused meanwhile was on its way.
+        self._quiet_since = self._learned_until = max(now, held_until)
+        self._level, self._at = 0.0, now
+        self._empty.append([now, self._passed, max(held_until - now, 0.0)])
         return True
+
+    def _learn_after_pause(self, passed: float, held: float, flowing: float) -> None:
+        """Learn from a refusal after a pause, as the endpoint had asked for, in which its bucket ran over.
+
+        Of what flowed in meanwhile it kept its burst; and each refusal costs such a pause again.
+
+        Args:
+            passed: Requests that passed since the refusal before this one.
+            held: Seconds in which nothing was sent, after that refusal.
+            flowing: Seconds since.
+        """
+        if passed < self._burst:
+            self._burst = max(0.75 * passed, 1.0)  # it was thought to hold more; how much less is not told
+        elif flowing < _TELLING * (held + flowing):
+            self._rate /= 1.5  # so soon after the burst there is no telling how much too fast it was
+            self._doubling = 1.0
+        else:
+            self._rate = max((passed - self._burst) / flowing, passed / (held + flowing)) * _CAUTION
+            self._doubling = _SLOWEST_DOUBLING
 
     def forget(self, sent_at: float) -> None:
         """A request did not pass."""

@@ -78,6 +78,15 @@ def test_a_rate_is_learned_from_few_refusals(burst: float, seconds: float, retry
     assert len(refusals) <= 30
 
 
+@pytest.mark.parametrize("burst", [5, 10, 25, 50])
+def test_pauses_in_which_a_small_bucket_runs_over_are_few(burst: float) -> None:
+    """Servers that give whole seconds make every refusal cost one."""
+    endpoint = Endpoint(rate=50, burst=burst)
+    refusals = run(600, endpoint, around(0.05), Limiter(192, 0.0), 1.0)
+    assert endpoint.now <= 2.5 * 12
+    assert len(refusals) <= 60
+
+
 def test_a_rate_that_was_raised_is_found() -> None:
     endpoint = Endpoint(rate=20, burst=10)
     limiter = Limiter(192, 0.0)
