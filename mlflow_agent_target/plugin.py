@@ -14,7 +14,13 @@ __all__ = ["AgentTargetClient", "run_local", "target_help"]
 
 
 def run_local(name: str, model_uri: str, flavor: str | None = None, config: dict[str, Any] | None = None) -> None:
-    """Serve an agent on this machine, with the REST surface of Model Serving, until Ctrl-C.
+    """Score and evaluate
+  client.predict_batch(endpoint="my-agent", inputs=questions, journal="answers.db")
+  mlflow.genai.evaluate(data=data, predict_fn=client.to_predict_fn("my-agent"), scorers=[...])
+  agent-target score --endpoint my-agent --input questions.parquet --column question --output answers.parquet
+  mlflow deployments predict -t agent-target --endpoint my-agent -I questions.json
+
+Serve an agent on this machine, with the REST surface of Model Serving, until Ctrl-C.
 
     Called by `mlflow deployments run-local -t agent-target`.
 
@@ -55,6 +61,12 @@ In Python
   client.predict(endpoint="my-agent", inputs="What does Databricks do?").output_text
   for text in client.predict_stream(endpoint="my-agent", inputs="And MLflow?").text_stream:
       print(text, end="", flush=True)
+
+Score and evaluate
+  client.predict_batch(endpoint="my-agent", inputs=questions, journal="answers.db")
+  mlflow.genai.evaluate(data=data, predict_fn=client.to_predict_fn("my-agent"), scorers=[...])
+  agent-target score --endpoint my-agent --input questions.parquet --column question --output answers.parquet
+  mlflow deployments predict -t agent-target --endpoint my-agent -I questions.json
 
 Serve an agent on this machine, with the REST surface of Model Serving
   mlflow deployments run-local -t agent-target --name my-agent -m models:/my-agent/1
