@@ -14,13 +14,7 @@ __all__ = ["AgentTargetClient", "run_local", "target_help"]
 
 
 def run_local(name: str, model_uri: str, flavor: str | None = None, config: dict[str, Any] | None = None) -> None:
-    """Score and evaluate
-  client.predict_batch(endpoint="my-agent", inputs=questions, journal="answers.db")
-  mlflow.genai.evaluate(data=data, predict_fn=client.to_predict_fn("my-agent"), scorers=[...])
-  agent-target score --endpoint my-agent --input questions.parquet --column question --output answers.parquet
-  mlflow deployments predict -t agent-target --endpoint my-agent -I questions.json
-
-Serve an agent on this machine, with the REST surface of Model Serving, until Ctrl-C.
+    """Serve an agent on this machine, with the REST surface of Model Serving, until Ctrl-C.
 
     Called by `mlflow deployments run-local -t agent-target`.
 
