@@ -25,7 +25,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 # Seconds of the past that the rate is learned from, and the lowest rate.
 _MEMORY, _LOWEST_RATE = 15.0, 1 / 30.0
 _FIRST_CUT, _FIRST_RATE, _FEWEST_PASSED, _AGREEMENT = 16, 1.0, 4, 0.15
-# After a pause of so many seconds, the part of the time that must have flowed for the rate to be told, and what of it is used.
+# After a pause of so many seconds, the part of the time that must have flowed for the rate to be told, and how much of
+# that rate is used.
 _LONG_PAUSE, _TELLING, _CAUTION = 0.5, 0.25, 0.97
 # Seconds in which the learned rate is tried up to twice itself.
 _FASTEST_DOUBLING, _SLOWEST_DOUBLING = 0.1, 60.0
