@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.interfaces import RequestKey
 from mlflow_agent_target.payload import ChatRequest, ResponsesRequest, check
@@ -46,7 +47,7 @@ def read_inputs(inputs: Any) -> Request:
         )
         inputs = {"messages" if is_chat else "input": items}
     if not isinstance(inputs, dict):
-        given = "None" if inputs is None else f"{type(inputs).__name__} {inputs!r:.60}"
+        given = "None" if inputs is None else f"{type(inputs).__name__} {printable(repr(inputs), 60)}"
         raise InvalidInputError(f"The payload can't be sent: it is {given}. {_ACCEPTED}.")
     payload = dict(inputs)
     if isinstance(extra := payload.get("extra_body"), Mapping):
