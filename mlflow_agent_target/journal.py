@@ -166,7 +166,7 @@ class Journal:
                 f"{key} {then.get(key)!r}, not {now[key]!r}" for key in now if then.get(key) != now[key]
             )
             raise InvalidInputError(
-                f"The journal {str(self.path)!r} belongs to another batch: {changed}. Name another file, or delete that one."
+                f"The journal {str(self.path)!r} belongs to another batch: {changed}. Name another, or delete it."
             )
 
     def known(self) -> Iterator[Known]:
