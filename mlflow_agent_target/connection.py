@@ -173,6 +173,8 @@ class Connection:
         if (known := self._routes.get(key)) is not None:
             return known
         with self._lock:
+            if (known := self._routes.get(key)) is not None:
+                return known  # since the look above
             asked = self._asked.get(key)
             if asked is None:
                 mine = self._asked[key] = Future()

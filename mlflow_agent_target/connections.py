@@ -43,8 +43,8 @@ class _Response(http.client.HTTPResponse):
     # What came was no frame: told once what came before it was given.
     _is_broken = False
 
-    def __init__(self, sock: socket.socket, sent: int = 0, **options: Any) -> None:
-        super().__init__(sock, **options)
+    def __init__(self, sock: socket.socket, *arguments: Any, sent: int = 0, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
         self._sock = sock
         self._sent = sent
 
@@ -150,9 +150,9 @@ class _WholeRequests(HTTPConnection):
         super().connect()
 
     def response_class(  # type: ignore[override] # called as the class would be
-        self, sock: socket.socket, **options: Any
+        self, sock: socket.socket, *arguments: Any, **options: Any
     ) -> _Response:
-        return _Response(sock, _tcp_bytes(sock, _SENT) if self._is_kept_alive else 0, **options)
+        return _Response(sock, *arguments, sent=_tcp_bytes(sock, _SENT) if self._is_kept_alive else 0, **options)
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         joined = body is None or (isinstance(body, bytes) and len(body) <= _JOINED_BYTES)

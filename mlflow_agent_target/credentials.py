@@ -116,8 +116,12 @@ class Login:
             url: The endpoint's own URL.
             authorization_details: What the endpoint's description says of its authorization.
         """
-        from databricks.sdk.data_plane import DataPlaneTokenSource
-
+        try:
+            from databricks.sdk.data_plane import DataPlaneTokenSource
+        except ImportError as error:
+            raise AuthenticationError(
+                f"{url} is route-optimized, which this databricks-sdk can't log in to: pip install -U databricks-sdk."
+            ) from error
         config = self.config
         if config is None:
             raise AuthenticationError(f"{url} takes OAuth only. Log in with `databricks auth login`.")

@@ -147,13 +147,12 @@ class Transport:
         options: RequestOptions,
     ) -> _T:
         clock = self._clock
-        started = clock.monotonic()
+        started = counted_from = clock.monotonic()
         number = 1
         refused_login = False
         before: AgentTargetError | None = None
         while True:
-            left = options.total_timeout + (options.wait_until_ready or 0.0) - (clock.monotonic() - started)
-            timeout = min(options.timeout, left)
+            timeout = min(options.timeout, options.total_timeout - (clock.monotonic() - counted_from))
             attempt = _Attempt(number, timeout, time.monotonic() + timeout)
             login = self.login.headers()
             try:
@@ -167,7 +166,7 @@ class Transport:
                     self.login.confirm()
                 return result
             except AgentTargetError as error:
-                passed = clock.monotonic() - started
+                now = clock.monotonic()
                 if error.status_code == 401 and not refused_login and self.login.renew(login):
                     # Nothing has run. A token can be revoked, or expire while a machine sleeps.
                     _logger.info("%s Trying again with a new login.", error)
@@ -179,16 +178,18 @@ class Transport:
                 wait = options.retries.wait(
                     error,
                     attempt=number,
-                    remaining=options.total_timeout - passed,
+                    remaining=options.total_timeout - (now - counted_from),
                     idempotent=options.idempotent,
                     random=random.random(),  # noqa: S311 (spreads the waits, guards nothing)
-                    readiness=None if options.wait_until_ready is None else options.wait_until_ready - passed,
+                    readiness=None if options.wait_until_ready is None else options.wait_until_ready - (now - started),
                 )
                 if wait is None:
                     raise _told_what_came_before(error, before) from error.__cause__
                 self._log_retry(error, number, wait, options)
                 before = error
                 clock.sleep(wait)
+                if options.wait_until_ready is not None and is_not_ready(error):
+                    counted_from = clock.monotonic()  # the time for all attempts begins when the endpoint is up
                 number += 1
 
     def _log_retry(self, error: AgentTargetError, number: int, wait: float, options: RequestOptions) -> None:

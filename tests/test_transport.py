@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import json
 import logging
 import os
@@ -501,6 +502,23 @@ def test_a_server_that_is_not_up_yet_is_waited_for() -> None:
         asking.join()
         connection.close()
     assert answers == [ANSWER]
+
+
+def test_the_time_for_all_attempts_begins_when_the_endpoint_is_up(scripted: Make) -> None:
+    clock = Clock()
+    busy = whole({"message": "slow down"}, 429, headers="Retry-After: 15\r\n")
+    server = scripted(*[NOT_READY] * 6, busy, whole(ANSWER))
+    transport = Transport(Login(server.url, dict), clock=clock)
+    options = RequestOptions(
+        endpoint="a", total_timeout=20, wait_until_ready=100, retries=RetryPolicy(backoff_jitter=0)
+    )
+    assert transport.post(server.url, {}, options).value == ANSWER
+    assert clock.slept == [2, 4, 8, 10, 10, 10, 15]
+
+
+def test_http_clients_own_debugging_can_be_turned_on(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    assert client_of(scripted(whole(ANSWER))).predict(endpoint="a", inputs="hi") == ANSWER
 
 
 def test_a_child_process_opens_connections_of_its_own(scripted: Make) -> None:
