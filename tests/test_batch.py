@@ -342,7 +342,8 @@ def test_a_full_disk_stops_the_run_in_order(
             agent.predict_batch("instant", questions(2000), concurrency=8, journal=path)
     states = [state for (state,) in Reader(path).select("SELECT state FROM rows")]
     assert states.count("ok") > 50
-    assert 0 < sum(counting.counts()["asked"].values()) - states.count("ok") <= 8  # answered, and not recorded
+    # What finds the disk full may be the claim of the next rows, then none is lost, or the record of answers.
+    assert 0 <= sum(counting.counts()["asked"].values()) - states.count("ok") <= 8
     results = agent.predict_batch("instant", questions(2000), journal=path)
     assert [row.output_text for row in results] == [f"answer to {question}" for question in questions(2000)]
     assert sum(counting.counts()["asked"].values()) <= 2008
