@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_agent_target import tracing
 from mlflow_agent_target.answers import AgentResponse
-from mlflow_agent_target.connection import Connection, agent_name, one_name
+from mlflow_agent_target.connection import Connection
 from mlflow_agent_target.credentials import sdk_login
 from mlflow_agent_target.endpoint import Endpoint
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.interfaces import INTERFACES, Interface, interface_for_task
 from mlflow_agent_target.management import EndpointManagement
+from mlflow_agent_target.names import agent_name, one_name
 from mlflow_agent_target.retry import RetryPolicy
 from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.target import Settings, Target

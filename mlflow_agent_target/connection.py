@@ -21,71 +21,17 @@ from mlflow_agent_target.errors import (
     RequestTimeoutError,
 )
 from mlflow_agent_target.interfaces import Interface, interface_for_task
+from mlflow_agent_target.names import app_of, is_app
 from mlflow_agent_target.transport import RequestOptions, Transport
 from mlflow_agent_target.workspace import ServingEndpoint, get_app_url, get_endpoint
 
 _logger = logging.getLogger(__name__)
 
-_ENDPOINT_PREFIX = "endpoints:/"
-_APP_PREFIX = "apps:/"
-_APP_PREFIXES = (_APP_PREFIX, "apps/")
-# What could change a URL's path, host or query, quoted or not: proxies unquote.
-_FORBIDDEN = frozenset("/\\?#%")
 # Describing an endpoint is quick, and only a hint: it must not hold up the call itself.
 _DESCRIBE_SECONDS = 15.0
 # How long a description is good for, of an endpoint that is not changing.
 _DESCRIPTION_SECONDS = 60.0
 _NOT_AGENTS = ("llm/v1/completions", "llm/v1/embeddings")
-
-
-def endpoint_name(value: Any) -> str:
-    """Return an endpoint's name, without the `endpoints:/` it may be given with.
-
-    Raises:
-        InvalidInputError: It is no name, or could change the request's URL.
-    """
-    if not isinstance(value, str):
-        raise InvalidInputError(f"The endpoint's name must be a string, not {type(value).__name__}.")
-    name = value.removeprefix(_ENDPOINT_PREFIX)
-    if not name or name != name.strip() or name in (".", "..") or not name.isprintable() or _FORBIDDEN & set(name):
-        raise InvalidInputError(
-            f"{value!r:.100} can't be an endpoint's name: give it as shown in the workspace's serving page, "
-            "such as 'my-agent' or 'endpoints:/my-agent', or an app's, such as 'apps:/my-app'."
-        )
-    return name
-
-
-def one_name(check: Callable[[Any], str], *given: Any) -> str | None:
-    """Return the name that is given, maybe more than once; None when none is.
-
-    Args:
-        check: `endpoint_name` or `agent_name`.
-        given: Names, or None.
-
-    Raises:
-        InvalidInputError: One is no name, or two differ.
-    """
-    names = [check(value) for value in given if value is not None]
-    if len(set(names)) > 1:
-        raise InvalidInputError(f"Two endpoints were named, {names[0]!r} and {names[1]!r}. Name one.")
-    return names[0] if names else None
-
-
-def is_app(name: str | None) -> bool:
-    """Return whether the agent of this name is hosted as a Databricks App."""
-    return name is not None and name.startswith(_APP_PREFIX)
-
-
-def agent_name(value: Any) -> str:
-    """Return the name of an agent that can be asked: an endpoint's, or `apps:/` and a Databricks App's.
-
-    Raises:
-        InvalidInputError: It is no name, or could change the request's URL.
-    """
-    for prefix in _APP_PREFIXES:
-        if isinstance(value, str) and value.startswith(prefix):
-            return _APP_PREFIX + endpoint_name(value.removeprefix(prefix))
-    return endpoint_name(value)
 
 
 @dataclass(frozen=True)
@@ -282,7 +228,7 @@ class Connection:
                 "login`, or use a service principal: DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET.",
                 endpoint=name,
             )
-        url = get_app_url(self.transport, name.removeprefix(_APP_PREFIX), replace(options, endpoint=name))
+        url = get_app_url(self.transport, app_of(name), replace(options, endpoint=name))
         check_encrypted(url)
         host = origin(url)
         with self._lock:

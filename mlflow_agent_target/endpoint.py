@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from mlflow_agent_target.answers import AgentResponse, whole_answer
-from mlflow_agent_target.connection import Connection, Route, is_app
+from mlflow_agent_target.connection import Connection, Route
 from mlflow_agent_target.conversion import encode
 from mlflow_agent_target.error_bodies import key_wanted
 from mlflow_agent_target.errors import (
@@ -23,6 +23,7 @@ from mlflow_agent_target.errors import (
 )
 from mlflow_agent_target.inputs import Request, read_inputs
 from mlflow_agent_target.interfaces import ChatCompletions, Interface, interfaces_for_key
+from mlflow_agent_target.names import is_app
 from mlflow_agent_target.payload import encode_json
 from mlflow_agent_target.streams import AgentStream
 from mlflow_agent_target.tracing import TraceRequest

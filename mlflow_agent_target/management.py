@@ -8,8 +8,9 @@ from typing import Any
 from mlflow.deployments.base import BaseDeploymentClient
 from mlflow.utils.annotations import deprecated
 
-from mlflow_agent_target.connection import Connection, endpoint_name, one_name
+from mlflow_agent_target.connection import Connection
 from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.names import endpoint_name, one_name
 from mlflow_agent_target.transport import RequestOptions
 from mlflow_agent_target.workspace import (
     ServingEndpoint,

@@ -31,7 +31,7 @@ ROWS = [
     {"streams", "answers", "journal", "rows", "limiter", "progress"},
     {"transport", "interfaces", "inputs", "conversion"},
     {"body"},
-    {"failures", "statuses", "retry", "target", "sse", "payload", "items"},
+    {"failures", "statuses", "retry", "target", "names", "sse", "payload", "items"},
     {"adapter", "credentials"},
     {"connections"},
     {"errors", "deltas"},
