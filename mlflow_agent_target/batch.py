@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import signal
 import tempfile
 import threading
@@ -117,7 +118,7 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt:
     count = 0
     for position, row in enumerate(rows):
         count = position + 1
-        claim = Claim(position, digest(row.inputs), json.dumps(row.id, default=str))
+        claim = Claim(position, digest(row.inputs), _said(row.id))
         if ahead is not None and ahead.position == position:
             if ahead.digest != claim.digest:
                 raise InvalidInputError(
@@ -135,6 +136,16 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt:
             f"The inputs end after {count} rows, but the journal {str(record.path)!r} has more: that belongs to other "
             "inputs. Name another file as the journal."
         )
+
+
+def _said(id_: Any) -> str:
+    """Return a row's id as JSON, whatever it is: as text where it is nothing that JSON knows."""
+    if isinstance(id_, float) and math.isnan(id_):
+        return "null"  # a frame's missing id
+    try:
+        return json.dumps(id_, default=str, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(str(id_))
 
 
 @contextlib.contextmanager

@@ -64,10 +64,12 @@ class Scheduler:
         self._journal = journal
         self._options = options
         ceiling = options.concurrency or _CEILING
-        now = time.monotonic()
-        self._judge = Judge(options, now)
+        self._judge = Judge(options)
         self._limiter = Limiter(
-            ceiling, now, start=options.concurrency, requests_per_minute=options.requests_per_minute
+            ceiling,
+            time.monotonic(),
+            start=options.concurrency,
+            requests_per_minute=options.requests_per_minute,
         )
         self._thread = threading.Thread(target=self._run, name="agent-target-batch", daemon=True)
         self._workers: list[threading.Thread] = []
@@ -195,7 +197,7 @@ class Scheduler:
 
     def _answered(self, task: Task, outcome: Outcome, now: float) -> None:
         self._limiter.answered(now, task.sent_at)
-        self._judge.answered(now)
+        self._judge.answered()
         self._settle(outcome._replace(seconds=now - task.sent_at))
 
     def _failed_with(self, task: Task, error: BaseException, now: float) -> None:
@@ -209,7 +211,7 @@ class Scheduler:
             self._fail(error)
             return
         if not is_held_back:
-            self._judge.answered(now)
+            self._judge.answered()
         wait = self._judge.wait(error, attempts=task.attempts, seconds=now - task.first_sent)
         if wait is None:
             self._settle(error_outcome(task.claim, error, task.attempts, now - task.sent_at))

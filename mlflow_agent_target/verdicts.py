@@ -34,21 +34,21 @@ def is_of_every_row(error: BaseException) -> bool:
 
 
 class Judge:
-    """Decides about failures, from the batch's options and from when the endpoint last answered.
+    """Decides about failures, from the batch's options and from how long the endpoint has answered nothing.
 
     Args:
         options: How the batch is run.
-        now: Seconds on the clock that all other calls use.
     """
 
-    def __init__(self, options: BatchOptions, now: float) -> None:
+    def __init__(self, options: BatchOptions) -> None:
         self._options = options
         self._has_answered = False
-        self._last_answer = now
+        # Not since the last answer: rows that are slow to come are no fault of the endpoint.
+        self._refusing_since: float | None = None
 
-    def answered(self, now: float) -> None:
+    def answered(self) -> None:
         """The endpoint answered, whatever it said, or was given time to."""
-        self._last_answer, self._has_answered = now, True
+        self._refusing_since, self._has_answered = None, True
 
     def ends_the_run(self, error: BaseException, now: float, unavailable_in_a_row: int) -> bool:
         """Return whether a failure is not its row's, but every row's.
@@ -60,9 +60,11 @@ class Judge:
         """
         if not is_refusal(error):
             return is_of_every_row(error)
+        if self._refusing_since is None:
+            self._refusing_since = now
         is_new = not self._has_answered and unavailable_in_a_row >= _FIRST_TRIES
         is_wrong = is_new and getattr(error, "unreachable", False)
-        return is_wrong or now - self._last_answer > self._options.total_timeout
+        return is_wrong or now - self._refusing_since > self._options.total_timeout
 
     def wait(self, error: BaseException, *, attempts: int, seconds: float) -> float | None:
         """Return the seconds to wait before a row is sent again, None where it has failed for good.
