@@ -20,10 +20,11 @@ from typing import Any
 
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.journal import IN_DOUBT, OK, Claim, Journal, delete
-from mlflow_agent_target.progress import Observer, watching
+from mlflow_agent_target.options import BatchOptions
+from mlflow_agent_target.progress import Observer, Tally, watching
 from mlflow_agent_target.results import BatchResult
 from mlflow_agent_target.rows import Row, Rows, digest
-from mlflow_agent_target.scheduler import BatchOptions, Query, Scheduler, Task
+from mlflow_agent_target.scheduler import Query, Scheduler, Task
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +56,6 @@ def run(
         AgentTargetError: What every row would share, or, with `on_error="raise"`, what one row failed with. What had
             ended is in the journal, and the same call goes on from there.
     """
-    _check(options)
     started = time.monotonic()
     path = journal if journal is not None else _temporary()
     result = None
@@ -64,7 +64,7 @@ def run(
         try:
             scheduler = Scheduler(query, record, options)
             with watching(lambda: scheduler.progress(rows.size), observers):
-                _drive(scheduler, _to_send(rows, record, scheduler, options.rerun_in_doubt))
+                _drive(scheduler, _to_send(rows, record, scheduler.tally, options.rerun_in_doubt))
         finally:
             record.close()
         if scheduler.error is not None:
@@ -84,20 +84,6 @@ def run(
     finally:
         if journal is None and result is None:
             delete(path)
-
-
-def _check(options: BatchOptions) -> None:
-    concurrency, rate = options.concurrency, options.requests_per_minute
-    if concurrency is not None and (
-        isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
-    ):
-        raise InvalidInputError(f"concurrency must be a whole number, 1 or more, not {concurrency!r}.")
-    if rate is not None and (type(rate) not in (int, float) or not 0 < rate < math.inf):
-        raise InvalidInputError(f"requests_per_minute must be a number above 0, not {rate!r}.")
-    if options.on_error not in ("record", "raise"):
-        raise InvalidInputError(f"on_error must be 'record' or 'raise', not {options.on_error!r}.")
-    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in options.retry_on):
-        raise InvalidInputError(f"retry_on must be a class of errors or several, not {options.retry_on!r}.")
 
 
 def _temporary() -> Path:
@@ -125,14 +111,14 @@ def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
             raise
 
 
-def _to_send(rows: Iterable[Row], record: Journal, scheduler: Scheduler, rerun_in_doubt: bool) -> Iterator[Task]:
+def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt: bool) -> Iterator[Task]:
     """Yield the rows that the journal does not have the end of, having compared those it knows."""
     known = record.known()
     ahead = next(known, None)
     count = 0
     for position, row in enumerate(rows):
         count = position + 1
-        claim = Claim(position, digest(row.inputs), json.dumps(row.id, default=str))
+        claim = Claim(position, digest(row.inputs), _said(row.id))
         if ahead is not None and ahead.position == position:
             if ahead.digest != claim.digest:
                 raise InvalidInputError(
@@ -142,7 +128,7 @@ def _to_send(rows: Iterable[Row], record: Journal, scheduler: Scheduler, rerun_i
             has_ended = ahead.state == OK or (ahead.state == IN_DOUBT and not rerun_in_doubt)
             ahead = next(known, None)
             if has_ended:
-                scheduler.earlier += 1
+                tally.earlier += 1
                 continue
         yield Task(claim, row.inputs)
     if ahead is not None:
@@ -150,6 +136,16 @@ def _to_send(rows: Iterable[Row], record: Journal, scheduler: Scheduler, rerun_i
             f"The inputs end after {count} rows, but the journal {str(record.path)!r} has more: that belongs to other "
             "inputs. Name another file as the journal."
         )
+
+
+def _said(id_: Any) -> str:
+    """Return a row's id as JSON, whatever it is: as text where it is nothing that JSON knows."""
+    if isinstance(id_, float) and math.isnan(id_):
+        return "null"  # a frame's missing id
+    try:
+        return json.dumps(id_, default=str, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(str(id_))
 
 
 @contextlib.contextmanager

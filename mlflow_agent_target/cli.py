@@ -160,6 +160,8 @@ def score(
         if not Path(output_path).parent.is_dir():
             raise click.UsageError(f"There is no folder '{Path(output_path).parent}'.")
         journal = Path(journal_path or f"{output_path}.journal")
+        if Path(output_path).resolve() in (Path(input_path).resolve(), journal.resolve()):
+            raise click.UsageError("--output must be another file than --input and --journal.")
         if not resume:
             discard(journal)
         result = client.predict_batch(

@@ -240,10 +240,10 @@ class AgentTargetClient(EndpointManagement):
             AgentTargetError: What every row would share, or what one failed with if `on_error` is "raise".
         """
         from mlflow_agent_target.batch import run
+        from mlflow_agent_target.options import BatchOptions
         from mlflow_agent_target.progress import observer_for
         from mlflow_agent_target.report import logged
         from mlflow_agent_target.rows import Rows
-        from mlflow_agent_target.scheduler import BatchOptions
 
         once = replace(self._options, retries=RetryPolicy(max_retries=0))  # the batch has a retry layer of its own
         agent = self._with(once)._endpoint(None, endpoint)

@@ -269,7 +269,8 @@ def delete(path: Path) -> None:
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         # Not waiting for another process: it may run for hours.
-        return sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        # Absolute, since a file may be called ":memory:".
+        return sqlite3.connect(path.absolute(), timeout=0.0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
 

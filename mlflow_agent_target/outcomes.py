@@ -1,4 +1,4 @@
-"""What comes of a row: how its answer is recorded, and what its error means for it and for the others. Pure."""
+"""What comes of a row, as it is recorded: its answer or its failure. Pure."""
 
 from __future__ import annotations
 
@@ -6,30 +6,7 @@ import json
 from typing import Any
 
 from mlflow_agent_target.answers import AgentResponse
-from mlflow_agent_target.errors import (
-    AgentTargetError,
-    AuthenticationError,
-    EndpointNotFoundError,
-    InterfaceMismatchError,
-    InvalidInputError,
-    PermissionDeniedError,
-)
 from mlflow_agent_target.journal import FAILED, OK, Claim, Outcome
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Return whether the agent has not run, and the endpoint may take the same request later."""
-    return isinstance(error, AgentTargetError) and error.retryable and not error.may_have_run
-
-
-def is_of_every_row(error: BaseException) -> bool:
-    """Return whether every other row would fail the same way, without reaching the agent."""
-    if isinstance(error, (AuthenticationError, PermissionDeniedError, EndpointNotFoundError)):
-        return True
-    if not isinstance(error, AgentTargetError) or isinstance(error, (InvalidInputError, InterfaceMismatchError)):
-        return False
-    # A redirect, a certificate that is not trusted, the key of the other interface.
-    return not error.retryable and not error.may_have_run
 
 
 def answer_outcome(claim: Claim, answer: AgentResponse, attempts: int) -> Outcome:

@@ -6,13 +6,19 @@ import contextlib
 import logging
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_agent_target.journal import FAILED, Outcome
+
 _logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 0.25
+# Rows whose times are kept.
+_LATEST = 1000
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,41 @@ class Progress:
     def rows_per_second(self) -> float:
         """Rows that ended in each second of this run."""
         return (self.done - self.earlier) / self.seconds if self.seconds > 0 else 0.0
+
+
+class Tally:
+    """Counts what a batch has come to. What another thread reads may be a moment old."""
+
+    def __init__(self) -> None:
+        self.earlier = 0
+        self._done = self._failed = 0
+        self._input_tokens = self._output_tokens = 0
+        self._latencies: deque[float] = deque(maxlen=_LATEST)
+        self._started = time.monotonic()
+
+    def ended(self, outcome: Outcome) -> None:
+        """A row ended in this run."""
+        self._done += 1
+        self._failed += outcome.state == FAILED
+        self._input_tokens += outcome.input_tokens or 0
+        self._output_tokens += outcome.output_tokens or 0
+        if outcome.seconds is not None:
+            self._latencies.append(outcome.seconds)
+
+    def progress(self, total: int | None, in_flight: int, concurrency: int) -> Progress:
+        """Return how it goes."""
+        return Progress(
+            done=self.earlier + self._done,
+            failed=self._failed,
+            earlier=self.earlier,
+            total=total,
+            in_flight=in_flight,
+            concurrency=concurrency,
+            seconds=time.monotonic() - self._started,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            latencies=list(self._latencies),
+        )
 
 
 Observer = Callable[[Progress], None]

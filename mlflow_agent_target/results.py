@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import operator
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -103,6 +104,7 @@ class BatchResult(Sequence[BatchRow]):
     def __getitem__(self, index: int | slice) -> BatchRow | list[BatchRow]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        index = operator.index(index)
         offset = index + len(self) if index < 0 else index
         found = offset >= 0 and self._select(
             f"SELECT {_COLUMNS} FROM rows WHERE {self._where} ORDER BY position LIMIT 1 OFFSET ?", offset
@@ -186,8 +188,9 @@ class BatchResult(Sequence[BatchRow]):
         Args:
             path: The file. It appears when it is complete; one that is there is replaced.
         """
-        with _replacing(Path(path)) as part, part.open("w", encoding="utf-8") as file:
+        with _replacing(Path(path)) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for raw in self._raw():
+                # Halves of surrogate pairs become backslash and number, which is how JSON says them.
                 file.write(json.dumps(_record(raw), ensure_ascii=False) + "\n")
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:

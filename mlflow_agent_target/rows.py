@@ -151,17 +151,21 @@ class Rows:
         for named in (self._column, self._id_column):
             if named is not None and named not in columns:
                 raise InvalidInputError(f"{whose} has no column {named!r}; it has {columns}.")
+        column = self._column
+        if column is None:
+            found = [name for name in _COLUMNS if name in columns]
+            if len(found) != 1:
+                has = "more than one of" if found else "none of"
+                raise InvalidInputError(
+                    f"{whose} has {has} the columns {', '.join(map(repr, _COLUMNS))}; it has {columns}. Name the one "
+                    "that holds the inputs: column=..."
+                )
+            column = found[0]
         id_column = self._id_column or (_ID if _ID in columns else None)
-        if self._column is not None:
-            return self._column, id_column
-        found = [name for name in _COLUMNS if name in columns]
-        if len(found) != 1:
-            has = "more than one of" if found else "none of"
-            raise InvalidInputError(
-                f"{whose} has {has} the columns {', '.join(map(repr, _COLUMNS))}; it has {columns}. Name the one that "
-                "holds the inputs: column=..."
-            )
-        return found[0], id_column
+        for name in (column, id_column):
+            if columns.count(name) > 1:
+                raise InvalidInputError(f"{whose} has more than one column {name!r}. Name each differently.")
+        return column, id_column
 
     def _record(self, record: Any, id_column: str | None) -> Row:
         column = self._column or "inputs"
@@ -182,7 +186,7 @@ def digest(inputs: Any) -> bytes:
     """Return what tells a row's inputs from others', whatever they are, in 16 bytes."""
     try:
         text = json.dumps(inputs, sort_keys=True, default=_say)
-    except (TypeError, ValueError, RecursionError):  # they will be refused; the same way the next time
+    except Exception:  # whatever a caller's object raises: they will be refused, the same way the next time
         text = type(inputs).__name__
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 

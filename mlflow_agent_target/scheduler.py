@@ -1,4 +1,4 @@
-"""Decides everything in a batch: which row goes when, what its error means, what is written.
+"""Drives a batch: which row goes when, what becomes of it when it ends, what is written.
 
 One thread owns all state and does nothing but decide and write; workers do nothing but call. They speak through
 queues, so that nothing is locked. What has happened while one transaction was written is written together in the next:
@@ -13,57 +13,29 @@ import itertools
 import logging
 import math
 import queue
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from mlflow_agent_target.answers import AgentResponse
 from mlflow_agent_target.errors import AgentTargetError, RateLimitError
 from mlflow_agent_target.journal import Claim, Journal, Outcome
 from mlflow_agent_target.limiter import Limiter
-from mlflow_agent_target.outcomes import answer_outcome, error_outcome, is_of_every_row, is_refusal
-from mlflow_agent_target.progress import Progress
-from mlflow_agent_target.retry import RetryPolicy
+from mlflow_agent_target.options import BatchOptions
+from mlflow_agent_target.outcomes import answer_outcome, error_outcome
+from mlflow_agent_target.progress import Progress, Tally
+from mlflow_agent_target.verdicts import Judge, is_refusal
 
 _logger = logging.getLogger(__name__)
 
 # The lowest of the platform's limits on a workspace's requests in flight, which differ by region.
 _CEILING = 192
-# Tries of an address where nothing has answered yet: it is likely wrong.
-_FIRST_TRIES = 3
 
 Query = Callable[[Any], AgentResponse]
 # What a worker says: which task ended, in what, when.
 _Ended = tuple["Task", "Outcome | BaseException", float]
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How a batch is run.
-
-    Attributes:
-        concurrency: The most requests in flight; None to find out what the endpoint bears.
-        requests_per_minute: The most requests in any minute; None for no limit.
-        on_error: "record" a row that fails, or "raise" its error and stop.
-        retry_on: Errors after which a row is sent again although the agent may have run for it.
-        idempotent: Whether the agent may safely run twice, so that every passing failure is retried.
-        rerun_in_doubt: Whether rows that were in flight when an earlier process ended are sent again.
-        retries: When to try again after a failure that is not the endpoint's refusal.
-        total_timeout: Seconds for all attempts of a row, and for an endpoint that answers nothing to come back.
-    """
-
-    concurrency: int | None = None
-    requests_per_minute: float | None = None
-    on_error: Literal["record", "raise"] = "record"
-    retry_on: tuple[type[Exception], ...] = ()
-    idempotent: bool = False
-    rerun_in_doubt: bool = True
-    retries: RetryPolicy = field(default_factory=RetryPolicy)
-    total_timeout: float = 600.0
 
 
 class Task:
@@ -87,14 +59,17 @@ class Scheduler:
         self.error: BaseException | None = None
         self.interrupted = False
         self.sent = 0
-        self.earlier = 0  # rows that ended in earlier runs
+        self.tally = Tally()
         self._query = query
         self._journal = journal
         self._options = options
         ceiling = options.concurrency or _CEILING
-        self._started = self._last_answer = time.monotonic()
+        self._judge = Judge(options)
         self._limiter = Limiter(
-            ceiling, self._started, start=options.concurrency, requests_per_minute=options.requests_per_minute
+            ceiling,
+            time.monotonic(),
+            start=options.concurrency,
+            requests_per_minute=options.requests_per_minute,
         )
         self._thread = threading.Thread(target=self._run, name="agent-target-batch", daemon=True)
         self._workers: list[threading.Thread] = []
@@ -111,10 +86,6 @@ class Scheduler:
         self._settled: list[Outcome] = []
         self._released: list[int] = []
         self._unwritten: list[Outcome] = []
-        self._has_answered = False
-        self._done = self._failed = 0
-        self._input_tokens = self._output_tokens = 0
-        self._latencies: deque[float] = deque(maxlen=1000)
 
     # The caller's thread.
 
@@ -160,19 +131,8 @@ class Scheduler:
             self._thread.join(1.0)
 
     def progress(self, total: int | None) -> Progress:
-        """Return how it goes. From any thread: what is read may be a moment old."""
-        return Progress(
-            done=self.earlier + self._done,
-            failed=self._failed,
-            earlier=self.earlier,
-            total=total,
-            in_flight=self._limiter.in_flight,
-            concurrency=self._limiter.concurrency,
-            seconds=time.monotonic() - self._started,
-            input_tokens=self._input_tokens,
-            output_tokens=self._output_tokens,
-            latencies=list(self._latencies),
-        )
+        """Return how it goes. From any thread."""
+        return self.tally.progress(total, self._limiter.in_flight, self._limiter.concurrency)
 
     # The workers' threads.
 
@@ -195,8 +155,6 @@ class Scheduler:
                 for task, ended, now in self._next_events():
                     if isinstance(ended, Outcome):
                         self._answered(task, ended, now)
-                    elif is_refusal(ended):
-                        self._refused(task, ended, now)
                     else:
                         self._failed_with(task, ended, now)
                 self._send()
@@ -238,77 +196,44 @@ class Scheduler:
         return None if delay == math.inf else max(delay, 0.0)
 
     def _answered(self, task: Task, outcome: Outcome, now: float) -> None:
-        seconds = now - task.sent_at
         self._limiter.answered(now, task.sent_at)
-        self._last_answer, self._has_answered = now, True
-        self._done += 1
-        self._input_tokens += outcome.input_tokens or 0
-        self._output_tokens += outcome.output_tokens or 0
-        self._latencies.append(seconds)
-        self._settled.append(outcome._replace(seconds=seconds))
+        self._judge.answered()
+        self._settle(outcome._replace(seconds=now - task.sent_at))
 
     def _failed_with(self, task: Task, error: BaseException, now: float) -> None:
-        """The agent may have run for a row, or never will."""
-        self._limiter.answered(now, task.sent_at)
-        if is_of_every_row(error):
+        is_held_back = is_refusal(error)
+        if is_held_back:
+            self._hold_back(task, error, now)
+        else:
+            self._limiter.answered(now, task.sent_at)
+        if self._judge.ends_the_run(error, now, self._limiter.unavailable_in_a_row):
             self._released.append(task.claim.position)
             self._fail(error)
             return
-        self._last_answer, self._has_answered = now, True
-        wait = self._wait_before_another(task, error, now)
+        if not is_held_back:
+            self._judge.answered()
+        wait = self._judge.wait(error, attempts=task.attempts, seconds=now - task.first_sent)
         if wait is None:
-            self._settle_failed(task, error, now)
-        else:
-            _logger.info("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
-            self._again(task, error, now + wait)
+            self._settle(error_outcome(task.claim, error, task.attempts, now - task.sent_at))
+            if self._options.on_error == "raise":
+                self._fail(error)
+            return
+        _logger.info("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
+        if is_held_back:
+            self._released.append(task.claim.position)
+        task.error = error
+        heapq.heappush(self._retries, (now + wait, next(self._number), task))
 
-    def _wait_before_another(self, task: Task, error: BaseException, now: float) -> float | None:
-        named = isinstance(error, self._options.retry_on)
-        if named and not (isinstance(error, AgentTargetError) and error.retryable):
-            error = AgentTargetError("", retryable=True)  # the caller knows better
-        if not isinstance(error, AgentTargetError):
-            return None
-        return self._options.retries.wait(
-            error,
-            attempt=task.attempts,
-            remaining=self._options.total_timeout - (now - task.first_sent),
-            idempotent=named or self._options.idempotent,
-            random=random.random(),  # noqa: S311 (spreads the waits, guards nothing)
-        )
-
-    def _refused(self, task: Task, error: BaseException, now: float) -> None:
-        """The agent has not run for a row, and the endpoint may take it later."""
+    def _hold_back(self, task: Task, error: BaseException, now: float) -> None:
         retry_after = getattr(error, "retry_after", None)
         if isinstance(error, RateLimitError):
             self._limiter.rate_limited(now, task.sent_at, retry_after)
         else:
             self._limiter.unavailable(now, task.sent_at, retry_after)
-        most, patience = self._options.retries.max_retries, self._options.total_timeout
-        is_new = not self._has_answered and self._limiter.unavailable_in_a_row >= _FIRST_TRIES
-        is_wrong = is_new and getattr(error, "unreachable", False)
-        if is_wrong or now - self._last_answer > patience:
-            # Not this row's failure, but every row's.
-            self._released.append(task.claim.position)
-            self._fail(error)
-        elif most == 0 or (task.attempts > most and now - task.first_sent > patience):
-            self._settle_failed(task, error, now)
-        else:
-            _logger.info("Row %d: attempt %d was refused: %s", task.claim.position, task.attempts, error)
-            self._released.append(task.claim.position)
-            self._again(task, error, now)
 
-    def _again(self, task: Task, error: BaseException, due: float) -> None:
-        task.error = error
-        heapq.heappush(self._retries, (due, next(self._number), task))
-
-    def _settle_failed(self, task: Task, error: BaseException, now: float) -> None:
-        seconds = now - task.sent_at
-        self._done += 1
-        self._failed += 1
-        self._latencies.append(seconds)
-        self._settled.append(error_outcome(task.claim, error, task.attempts, seconds))
-        if self._options.on_error == "raise":
-            self._fail(error)
+    def _settle(self, outcome: Outcome) -> None:
+        self.tally.ended(outcome)
+        self._settled.append(outcome)
 
     def _fail(self, error: BaseException) -> None:
         """Stop, and raise this in the end."""
@@ -363,7 +288,7 @@ class Scheduler:
         """When stopped, rows that wait to be sent again have failed, if the agent may have run for them."""
         for _, _, task in self._retries:
             if task.error is not None and not is_refusal(task.error):
-                self._settled.append(error_outcome(task.claim, task.error, task.attempts, None))
+                self._settle(error_outcome(task.claim, task.error, task.attempts, None))
         self._retries = []
         self._settled += self._unwritten  # there may be room again
         self._send()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from mlflow_agent_target import (
@@ -70,7 +71,7 @@ def test_every_row_has_an_outcome_in_the_order_of_the_inputs(agent: AgentTargetC
     assert row.seconds is not None
     assert 0 < row.seconds < 5
     assert len(results) == 40
-    assert results[3:5] == [results[3], results[4]]
+    assert results[3:5] == [results[3], results[numpy.int64(4)]]
     with pytest.raises(IndexError, match="There is no row 40"):
         results[40]
 

@@ -109,6 +109,12 @@ def test_only_a_journal_is_discarded(make: Callable[[Path], None], tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_any_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Journal(Path(":memory:"), ABOUT).close()
+    assert states(Path(":memory:")) == {}
+
+
 def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     path.touch()

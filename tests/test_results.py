@@ -61,6 +61,17 @@ def test_lines_of_json(results: BatchResult, tmp_path: Path) -> None:
         results.to_jsonl(tmp_path / "none" / "a.jsonl")
 
 
+def test_ids_that_json_does_not_know_are_text(counting: CountingServer, tmp_path: Path) -> None:
+    ids = [7, float("nan"), float("inf"), {(1, 2): 3}, chr(0xD800)]
+    records = [{"id": id_, "inputs": f"row {n}"} for n, id_ in enumerate(ids)]
+    results = AgentTargetClient(counting.target_uri).predict_batch("instant", records, id_column="id")
+    expected = [7, None, "inf", "{(1, 2): 3}", chr(0xD800)]
+    assert [row.id for row in results] == expected
+    results.to_jsonl(tmp_path / "a.jsonl")
+    lines = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == expected
+
+
 def test_parquet(results: BatchResult, tmp_path: Path) -> None:
     results.to_parquet(tmp_path / "a.parquet")
     frame = pandas.read_parquet(tmp_path / "a.parquet")
@@ -211,6 +222,8 @@ def test_the_command_shows_what_it_would_send(score: Any, counting: CountingServ
         (["--input", "none.csv", "--output", "a.jsonl"], "There is no file"),
         (["--input", "q.jsonl"], "--output must name"),
         (["--input", "q.jsonl", "--output", "a.xlsx"], "--output must name"),
+        (["--input", "q.jsonl", "--output", "./q.jsonl"], "must be another file"),
+        (["--input", "q.jsonl", "--output", "a.jsonl", "--journal", "a.jsonl"], "must be another file"),
         (["--input", "q.jsonl", "--output", "none/a.jsonl"], "There is no folder"),
         (["--input", "q.jsonl", "--output", "a.jsonl", "--target", "nope"], "not one of this package's"),
         (["--input", "q.jsonl", "--output", "a.jsonl", "--journal", "q.jsonl", "--restart"], "is no journal"),

@@ -115,6 +115,8 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no such id": (FRAME, {"column": "question", "id_column": "n"}, "has no column 'n'"),
     "no known column": (FRAME, {}, "has none of the columns 'input', 'messages', 'inputs'.*Name the one"),
     "two known columns": (pandas.DataFrame({"input": [1], "messages": [2]}), {}, "has more than one of"),
+    "a column twice": (pandas.DataFrame([[1, 2]], columns=["q", "q"]), {"column": "q"}, "more than one column 'q'"),
+    "a header twice": (bytes_file("a.csv", b"input,id,id\na,b,c\n"), {}, "more than one column 'id'"),
     "a number": (3, {}, "must be many.* not int 3"),
     "another file": (Path("rows.xlsx"), {}, "name a file of .csv, .jsonl, .parquet"),
     "no CSV": (bytes_file("a.csv", b"input\n\xff\xfe\n"), {}, "can't be read"),
@@ -132,8 +134,25 @@ def test_digests_tell_inputs_apart() -> None:
     class Odd:
         pass
 
+    class Broken:
+        def to_dict(self) -> Any:
+            raise RuntimeError
+
     loop: list[Any] = []
     loop.append(loop)
-    inputs = ["a", "b", ["a"], {"a": 1}, {"a": 2}, {"a": float("nan")}, None, {1: "x"}, Odd(), loop, chr(0xD800)]
+    inputs = [
+        "a",
+        "b",
+        ["a"],
+        {"a": 1},
+        {"a": 2},
+        {"a": float("nan")},
+        None,
+        {1: "x"},
+        Odd(),
+        Broken(),
+        loop,
+        chr(0xD800),
+    ]
     assert len({digest(value) for value in inputs}) == len(inputs)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
