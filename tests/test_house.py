@@ -28,7 +28,9 @@ ROWS = [
     {"agent_traces"},
     {"connection"},
     {"workspace"},
-    {"streams", "answers", "journal", "rows", "limiter", "progress"},
+    {"streams", "journal", "rows", "limiter", "progress"},
+    {"events"},
+    {"answers"},
     {"transport", "interfaces", "inputs", "conversion"},
     {"body"},
     {"failures", "statuses", "retry", "target", "sse", "payload", "items"},
@@ -38,7 +40,6 @@ ROWS = [
     {"error_bodies"},
 ]
 SIDEWAYS = {
-    ("streams", "answers"),
     ("inputs", "interfaces"),
     ("conversion", "interfaces"),
     ("conversion", "inputs"),
