@@ -153,6 +153,8 @@ class Transport:
         before: AgentTargetError | None = None
         while True:
             timeout = min(options.timeout, options.total_timeout - (clock.monotonic() - counted_from))
+            if timeout <= 0 and before is not None:
+                raise before  # what it asked for, a wait or another login, took all the time that was left
             attempt = _Attempt(number, timeout, time.monotonic() + timeout)
             login = self.login.headers()
             try:
@@ -170,7 +172,7 @@ class Transport:
                 if error.status_code == 401 and not refused_login and self.login.renew(login):
                     # Nothing has run. A token can be revoked, or expire while a machine sleeps.
                     _logger.info("%s Trying again with a new login.", error)
-                    refused_login = True
+                    refused_login, before = True, error
                     number += 1
                     continue
                 if options.wait_until_ready is not None and error.status_code == 404 and options.exists():

@@ -182,6 +182,20 @@ def test_waits_are_logged_and_kept_within_the_total_time(scripted: Make, caplog:
     assert "Attempt 3 failed, trying again in 8.0 s: Endpoint 'a' answered 503" in caplog.text
 
 
+def test_a_login_that_takes_all_the_time_to_be_made_anew_leaves_the_refusal(scripted: Make) -> None:
+    clock = Clock()
+    server = scripted(whole({"message": "expired"}, 401))
+
+    def log_in() -> Login:
+        clock.sleep(30)
+        return Login(server.url, lambda: {"Authorization": "Bearer new"})
+
+    transport = Transport(Login(server.url, dict, log_in=log_in), clock=clock)
+    with pytest.raises(AuthenticationError, match="expired") as caught:
+        transport.post(server.url, {}, RequestOptions(total_timeout=20))
+    assert (caught.value.may_have_run, caught.value.attempts) == (False, 1)
+
+
 def test_nothing_listening_is_an_error_with_the_next_step() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
