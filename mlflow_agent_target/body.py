@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Body:
         self._response = response
         self._raw: urllib3.response.BaseHTTPResponse = response.raw
         self._timeout: float | None = None
+        self._process = os.getpid()
         # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
         self._read1: Callable[[int], bytes] = functools.partial(self._raw.read1, decode_content=True)
         if self._raw.chunked and "content-encoding" not in response.headers:
@@ -109,6 +111,7 @@ class Body:
 
         Touches the socket only: unlike `close`, it takes no lock, and so may be called by the garbage collector.
         """
-        if sock := self._socket():
+        # A forked process has the same socket, which is its parent's.
+        if self._process == os.getpid() and (sock := self._socket()):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

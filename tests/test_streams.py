@@ -6,6 +6,7 @@ import contextlib
 import gc
 import itertools
 import json
+import os
 import threading
 import time
 import zlib
@@ -437,6 +438,16 @@ def test_forgetting_a_stream_closes_its_connection(scripted: Make) -> None:
         assert server.closed.wait(5)
     finally:
         gc.enable()
+
+
+def test_a_child_process_that_forgets_a_stream_leaves_it_to_its_parent(scripted: Make) -> None:
+    stream = ask(scripted(chunked([events(HEL, done=False), 0.5, events(LO, DONE)])))
+    next(stream)
+    if (child := os.fork()) == 0:
+        del stream
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert stream.get_final_response().output_text == "Hello"
 
 
 def test_a_stream_that_ends_gives_its_connection_back(scripted: Make) -> None:
