@@ -94,7 +94,7 @@ class EventReader:
     def silent(self, limit: float) -> StreamIdleError:
         """Return the error of a stream that was silent for `limit` seconds, with what has come."""
         return StreamIdleError(
-            f"{server_name(self._endpoint)}: the stream was silent for {limit:g} s. "
+            f"{server_name(self._endpoint)}: the stream was silent for {round(limit, 3):g} s. "
             "The agent may still be running. Allow more with client.with_options(timeout=..., idle_timeout=...).",
             **self._facts(),
         )

@@ -53,6 +53,7 @@ class AgentStream:
         endpoint: str | None = None,
         started: float | None = None,
         timeout: float = float("inf"),
+        waited: float = 0.0,
         idle_timeout: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,7 +64,7 @@ class AgentStream:
         self._idle_timeout = idle_timeout
         self._clock = clock
         self._started = clock() if started is None else started
-        self._silence = 0.0
+        self._silence = waited
         self._events = EventReader(
             endpoint=endpoint, content_type=body.content_type, request_id=body.request_id, attempts=body.attempts
         )

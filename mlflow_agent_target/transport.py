@@ -228,7 +228,7 @@ class Transport:
         raise self._error(response, headers, len(body or b""), options, attempt)
 
     def _open(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Body:
-        return Body(response, options.endpoint, attempt.number)
+        return Body(response, options.endpoint, attempt.number, attempt.timeout, attempt.deadline)
 
     def _whole_or_empty(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Reply:
         return self._whole(response, options, attempt, empty=b"{}")
@@ -236,7 +236,7 @@ class Transport:
     def _whole(
         self, response: requests.Response, options: RequestOptions, attempt: _Attempt, empty: bytes = b""
     ) -> Reply:
-        body = Body(response, options.endpoint, attempt.number, attempt.timeout)
+        body = self._open(response, options, attempt)
         raw = _read(body, attempt.deadline)
         try:
             return Reply(json.loads(raw or empty), body.request_id, attempt.number)
@@ -271,7 +271,7 @@ class Transport:
         attempt: _Attempt,
     ) -> AgentTargetError:
         raw = b""
-        body = Body(response, options.endpoint, attempt.number)
+        body = self._open(response, options, attempt)
         with contextlib.closing(body), contextlib.suppress(AgentTargetError):
             # The status says what happened. A body that breaks off or never ends adds what came of it.
             while len(raw) < _ERROR_BYTES and (chunk := body.read(attempt.deadline - time.monotonic())):

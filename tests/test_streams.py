@@ -291,6 +291,13 @@ def test_the_first_event_may_take_as_long_as_an_answer(scripted: Make) -> None:
     assert (seen, type(error).__name__) == ([], "StreamIdleError")
 
 
+@pytest.mark.parametrize("limit", ["timeout", "total_timeout"])
+def test_the_wait_for_the_head_counts_as_a_wait_for_the_first_event(limit: str, scripted: Make) -> None:
+    seen, error = read(ask(scripted([0.7, *chunked([0.7, events(HEL, LO, DONE)])]), **{limit: 1}))
+    assert (seen, type(error).__name__) == ([], "StreamIdleError")
+    assert "silent for 1 s" in str(error)
+
+
 def test_a_stream_that_is_broken_off_never_looks_complete(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = ask(scripted(chunked([events(HEL, done=False), 0.1, events(LO, DONE)])))
     next(stream)
