@@ -556,3 +556,12 @@ def test_a_proxy_of_the_environments_is_used(scripted: Make, monkeypatch: pytest
         assert client.predict(endpoint="a", inputs="hi") == ANSWER
     assert {request.path for request in proxy.posts} == {"http://agents.invalid/prefix/serving-endpoints/a/invocations"}
     assert {request.connection for request in proxy.posts} == {1}
+
+
+def test_a_proxy_that_is_set_later_is_used_by_the_next_client(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct, proxy = scripted(whole(ANSWER)), scripted(whole(ANSWER))
+    monkeypatch.setenv("no_proxy", "")
+    client_of(direct).predict(endpoint="a", inputs="hi")
+    monkeypatch.setenv("http_proxy", proxy.url)
+    client_of(direct).predict(endpoint="a", inputs="hi")
+    assert (len(direct.posts), len(proxy.posts)) == (1, 1)
