@@ -225,7 +225,7 @@ class Transport:
             ) from error
         if 200 <= response.status_code < 300:
             return response
-        raise self._error(response, headers, len(body or b""), options, attempt)
+        raise self._error(response, len(body or b""), options, attempt)
 
     def _open(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Body:
         return Body(response, options.endpoint, attempt.number, attempt.timeout, attempt.deadline)
@@ -241,7 +241,7 @@ class Transport:
         try:
             return Reply(json.loads(raw or empty), body.request_id, attempt.number)
         except (ValueError, RecursionError) as error:
-            raise self._no_answer(raw, body, options) from error
+            raise self._no_answer(_without_secrets(raw, response, options), body, options) from error
 
     def _no_answer(self, raw: bytes, body: Body, options: RequestOptions) -> AgentTargetError:
         """Return the error that a success means whose body is not JSON."""
@@ -265,7 +265,6 @@ class Transport:
     def _error(
         self,
         response: requests.Response,
-        sent: Mapping[str, str],
         sent_bytes: int,
         options: RequestOptions,
         attempt: _Attempt,
@@ -276,18 +275,23 @@ class Transport:
             # The status says what happened. A body that breaks off or never ends adds what came of it.
             while len(raw) < _ERROR_BYTES and (chunk := body.read(attempt.deadline - time.monotonic())):
                 raw += chunk
-        for secret in (value.rpartition(" ")[2] for name, value in sent.items() if name not in _NOT_SECRET):
-            if secret:
-                raw = raw.replace(secret.encode(), b"[redacted]")  # some gateways quote the request
         return error_for_answer(
             response.status_code,
-            body=parse_body(raw),
+            body=parse_body(_without_secrets(raw, response, options)),
             headers=response.headers,
             endpoint=options.endpoint,
             retry_after=parse_retry_after(response.headers.get("retry-after"), self._clock.time()),
             attempts=attempt.number,
             sent_bytes=sent_bytes,
         )
+
+
+def _without_secrets(raw: bytes, response: requests.Response, options: RequestOptions) -> bytes:
+    """Return a body that is no answer without what was sent as a login: some gateways quote the request."""
+    for name, value in response.request.headers.items():
+        if name not in (*_NOT_SECRET, *options.headers) and (secret := value.rpartition(" ")[2]):
+            raw = raw.replace(secret.encode(), b"[redacted]")
+    return raw
 
 
 def _read(body: Body, deadline: float) -> bytes:

@@ -321,16 +321,32 @@ def test_a_failure_with_status_200_is_a_failure(body: dict[str, Any], scripted: 
     assert (caught.value.status_code, caught.value.body) == (200, body)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(whole({"error_code": "X", "message": "bad token hunter2\nforged line"}, 401), id="an error"),
+        pytest.param(whole(b"<pre>bad token hunter2\nforged line", content_type="text/html"), id="a page"),
+    ],
+)
 def test_a_token_is_in_no_error_and_no_log(
-    scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    answer: Answer, scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGENT_TARGET_TOKEN", "hunter2")
-    server = scripted(whole({"error_code": "UNAUTHENTICATED", "message": "bad token hunter2\nforged line"}, 401))
-    with caplog.at_level(logging.DEBUG), pytest.raises(AuthenticationError) as caught:
+    server = scripted(answer)
+    with caplog.at_level(logging.DEBUG), pytest.raises(AgentTargetError) as caught:
         client_of(server).predict(endpoint="a", inputs="hi")
     assert "hunter2" not in f"{caught.value} {caught.value.body} {caplog.text}"
     assert "\n" not in str(caught.value)
     assert "bad token [redacted] forged line" in str(caught.value)
+
+
+def test_what_a_trace_adds_to_a_request_is_no_secret(scripted: Make) -> None:
+    body = {"message": "kaput", "fatal": True}
+    server = scripted(whole(body, 400))
+    options = RequestOptions(headers={"x-mlflow-return-trace-id": "true"})
+    with pytest.raises(AgentError) as caught:
+        Transport(Login(server.url, dict)).post(server.url, {}, options)
+    assert caught.value.body == body
 
 
 def test_a_tls_connection_that_breaks_after_the_request_may_have_run_the_agent(tmp_path: Path) -> None:
