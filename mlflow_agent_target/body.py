@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -26,25 +27,30 @@ class Body:
         content_type: Of the answer, without parameters.
         request_id: The server's id of the request, if it gave one.
         attempts: How many times the request was sent.
+        time_limit: Seconds for the whole answer, or for a stream's first event.
+        waited: Seconds of these that had gone when the answer's head was there.
 
     Args:
         response: The answer, of which nothing has been read.
         endpoint: The endpoint's name, for errors.
         attempts: How many times the request was sent.
-        time_limit: Seconds for the whole answer, for errors; None where each read has its own.
+        time_limit: Seconds for the whole answer, or for a stream's first event.
+        deadline: When they are over, by `time.monotonic`.
     """
 
     def __init__(
-        self, response: requests.Response, endpoint: str | None, attempts: int, time_limit: float | None = None
+        self, response: requests.Response, endpoint: str | None, attempts: int, time_limit: float, deadline: float
     ) -> None:
         self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         self.request_id = response.headers.get("x-request-id")
         self.attempts = attempts
+        self.time_limit = time_limit
+        self.waited = time_limit - (deadline - time.monotonic())
         self._endpoint = endpoint
-        self._time_limit = time_limit
         self._response = response
         self._raw: urllib3.response.BaseHTTPResponse = response.raw
         self._timeout: float | None = None
+        self._process = os.getpid()
         # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
         self._read1: Callable[[int], bytes] = functools.partial(self._raw.read1, decode_content=True)
         if self._raw.chunked and "content-encoding" not in response.headers:
@@ -71,9 +77,8 @@ class Body:
             return self._read1(_CHUNK_BYTES) or self._raw.read1(_CHUNK_BYTES, decode_content=True)
         except (*FAILURES, HTTPException, AttributeError) as error:
             # AttributeError: closed by another thread while it was read.
-            limit = timeout if self._time_limit is None else self._time_limit
             raise connection_error(
-                error, base_url="", endpoint=self._endpoint, timeout=limit, attempt=self.attempts
+                error, base_url="", endpoint=self._endpoint, timeout=self.time_limit, attempt=self.attempts
             ) from error
 
     def _socket(self) -> socket.socket | None:
@@ -109,6 +114,7 @@ class Body:
 
         Touches the socket only: unlike `close`, it takes no lock, and so may be called by the garbage collector.
         """
-        if sock := self._socket():
+        # A forked process has the same socket, which is its parent's.
+        if self._process == os.getpid() and (sock := self._socket()):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

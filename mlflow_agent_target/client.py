@@ -42,8 +42,9 @@ _INTERFACE_VARIABLE = "AGENT_TARGET_INTERFACE"
 
 
 @functools.lru_cache(maxsize=64)
-def _connection(target: Target, verify_tls: bool) -> Connection:
-    # MLflow makes a new client at every get_deploy_client, so connections belong to the target.
+def _connection(target: Target, verify_tls: bool, _network: tuple[tuple[str, str], ...]) -> Connection:
+    # MLflow makes a new client at every get_deploy_client, so connections belong to the target, and to the network that
+    # they go through.
     return Connection(target.log_in, verify_tls, is_workspace=target.base_url is None)
 
 
@@ -87,7 +88,7 @@ class AgentTargetClient(EndpointManagement):
             self._connection = Connection(lambda: sdk_login(config), self._settings.verify_tls, is_workspace=True)
         else:
             with _connecting:  # the cache alone would let threads that start together make one each
-                self._connection = _connection(self._target, self._settings.verify_tls)
+                self._connection = _connection(self._target, self._settings.verify_tls, self._settings.network)
 
     def __repr__(self) -> str:
         return f"AgentTargetClient({self._target.uri!r})"

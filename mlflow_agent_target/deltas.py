@@ -92,12 +92,16 @@ def finished(value: Any) -> Any:
     if isinstance(value, dict):
         # The pieces of tool calls are numbered, whole calls are not.
         return {
-            key: [{k: v for k, v in call.items() if k != "index"} for call in finished(item)]
+            key: [_unnumbered(call) for call in finished(item)]
             if key == "tool_calls" and isinstance(item, list)
             else finished(item)
             for key, item in list(value.items())  # a copy: another thread may be adding to it
         }
     return value
+
+
+def _unnumbered(call: Any) -> Any:
+    return {key: value for key, value in call.items() if key != "index"} if isinstance(call, dict) else call
 
 
 def _merge_parts(known: list[Any], new: list[Any]) -> None:

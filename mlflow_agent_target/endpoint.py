@@ -67,9 +67,15 @@ class Endpoint:
         request, route = self._read(inputs)
         started = time.monotonic()
         body = self._send(Transport.open_stream, request, route, {"stream": True}, trace)
-        timeout = self._options.timeout
-        idle_timeout = timeout if self._options.idle_timeout is None else self._options.idle_timeout
-        return AgentStream(body, endpoint=self.name, started=started, timeout=timeout, idle_timeout=idle_timeout)
+        idle_timeout = self._options.timeout if self._options.idle_timeout is None else self._options.idle_timeout
+        return AgentStream(
+            body,
+            endpoint=self.name,
+            started=started,
+            timeout=body.time_limit,
+            waited=body.waited,
+            idle_timeout=idle_timeout,
+        )
 
     def encode(self, inputs: Any) -> dict[str, Any]:
         """Return the payload that `query` would send. Asks the endpoint what it serves, and nothing else."""

@@ -105,7 +105,7 @@ def connection_error(
         )
     if has(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
         return RequestTimeoutError(
-            f"{whose} did not answer within {timeout:g} s. The agent may still be running. Allow more with "
+            f"{whose} did not answer within {round(timeout, 3):g} s. The agent may still be running. Allow more with "
             "MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT or client.with_options(timeout=...).",
             **common,
         )

@@ -275,14 +275,22 @@ class ChatCompletions(Interface):
             known = self._choices.setdefault(
                 index, {"index": index, "message": {"role": "assistant"}, "finish_reason": None}
             )
+            added = ""
             if isinstance(delta := choice.get("delta"), dict):
                 merge_delta(known["message"], delta)
-                if index == min(self._choices):
-                    text += content_text(delta.get("content"))
+                added = content_text(delta.get("content"))
+            if isinstance(message := choice.get("message"), dict):
+                # Whole, from a server that does not stream; with what was said before, if it does after all.
+                said = content_text(finished(known["message"]).get("content"))
+                known["message"] = {"role": "assistant"}
+                merge_delta(known["message"], message)
+                added += rest(content_text(message.get("content")), said)
+            if index == min(self._choices):
+                text += added
             for key, value in choice.items():
-                if key == "logprobs" and isinstance(value, dict):
-                    merge_delta(known.setdefault(key, {}), value)
-                elif key not in ("index", "delta") and value is not None:
+                if key == "logprobs" and isinstance(value, dict) and isinstance(known.setdefault(key, {}), dict):
+                    merge_delta(known[key], value)
+                elif key not in ("index", "delta", "message") and value is not None:
                     known[key] = value
         return text
 

@@ -20,6 +20,7 @@ _FORMS = (
     "~/.databrickscfg) or 'agent-target:http://HOST:PORT' (a base URL, such as run_local's)"
 )
 _EXAMPLE = f"{NAME}:http://127.0.0.1:8080"
+_NETWORK_VARIABLES = ("_proxy", "_ca_bundle")
 
 _T = TypeVar("_T", int, float)
 
@@ -148,6 +149,7 @@ class Settings:
         backoff_factor: Seconds before the first retry; doubled for each further one.
         backoff_jitter: Seconds of randomness added to each wait.
         verify_tls: Whether servers' certificates are checked.
+        network: The variables that requests reads of proxies and certificates. Never shown.
     """
 
     timeout: float = 120.0
@@ -156,6 +158,7 @@ class Settings:
     backoff_factor: float = 2.0
     backoff_jitter: float = 1.0
     verify_tls: bool = True
+    network: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -185,4 +188,5 @@ class Settings:
             backoff_factor=number("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", cls.backoff_factor),
             backoff_jitter=number("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", cls.backoff_jitter),
             verify_tls=environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").strip().lower() not in ("true", "1"),
+            network=tuple(sorted((k, v) for k, v in environment.items() if k.lower().endswith(_NETWORK_VARIABLES))),
         )

@@ -153,6 +153,8 @@ class Transport:
         before: AgentTargetError | None = None
         while True:
             timeout = min(options.timeout, options.total_timeout - (clock.monotonic() - counted_from))
+            if timeout <= 0 and before is not None:
+                raise before  # what it asked for, a wait or another login, took all the time that was left
             attempt = _Attempt(number, timeout, time.monotonic() + timeout)
             login = self.login.headers()
             try:
@@ -170,7 +172,7 @@ class Transport:
                 if error.status_code == 401 and not refused_login and self.login.renew(login):
                     # Nothing has run. A token can be revoked, or expire while a machine sleeps.
                     _logger.info("%s Trying again with a new login.", error)
-                    refused_login = True
+                    refused_login, before = True, error
                     number += 1
                     continue
                 if options.wait_until_ready is not None and error.status_code == 404 and options.exists():
@@ -223,10 +225,10 @@ class Transport:
             ) from error
         if 200 <= response.status_code < 300:
             return response
-        raise self._error(response, headers, len(body or b""), options, attempt)
+        raise self._error(response, len(body or b""), options, attempt)
 
     def _open(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Body:
-        return Body(response, options.endpoint, attempt.number)
+        return Body(response, options.endpoint, attempt.number, attempt.timeout, attempt.deadline)
 
     def _whole_or_empty(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Reply:
         return self._whole(response, options, attempt, empty=b"{}")
@@ -234,12 +236,12 @@ class Transport:
     def _whole(
         self, response: requests.Response, options: RequestOptions, attempt: _Attempt, empty: bytes = b""
     ) -> Reply:
-        body = Body(response, options.endpoint, attempt.number, attempt.timeout)
+        body = self._open(response, options, attempt)
         raw = _read(body, attempt.deadline)
         try:
             return Reply(json.loads(raw or empty), body.request_id, attempt.number)
         except (ValueError, RecursionError) as error:
-            raise self._no_answer(raw, body, options) from error
+            raise self._no_answer(_without_secrets(raw, response, options), body, options) from error
 
     def _no_answer(self, raw: bytes, body: Body, options: RequestOptions) -> AgentTargetError:
         """Return the error that a success means whose body is not JSON."""
@@ -263,29 +265,33 @@ class Transport:
     def _error(
         self,
         response: requests.Response,
-        sent: Mapping[str, str],
         sent_bytes: int,
         options: RequestOptions,
         attempt: _Attempt,
     ) -> AgentTargetError:
         raw = b""
-        body = Body(response, options.endpoint, attempt.number)
+        body = self._open(response, options, attempt)
         with contextlib.closing(body), contextlib.suppress(AgentTargetError):
             # The status says what happened. A body that breaks off or never ends adds what came of it.
             while len(raw) < _ERROR_BYTES and (chunk := body.read(attempt.deadline - time.monotonic())):
                 raw += chunk
-        for secret in (value.rpartition(" ")[2] for name, value in sent.items() if name not in _NOT_SECRET):
-            if secret:
-                raw = raw.replace(secret.encode(), b"[redacted]")  # some gateways quote the request
         return error_for_answer(
             response.status_code,
-            body=parse_body(raw),
+            body=parse_body(_without_secrets(raw, response, options)),
             headers=response.headers,
             endpoint=options.endpoint,
             retry_after=parse_retry_after(response.headers.get("retry-after"), self._clock.time()),
             attempts=attempt.number,
             sent_bytes=sent_bytes,
         )
+
+
+def _without_secrets(raw: bytes, response: requests.Response, options: RequestOptions) -> bytes:
+    """Return a body that is no answer without what was sent as a login: some gateways quote the request."""
+    for name, value in response.request.headers.items():
+        if name not in (*_NOT_SECRET, *options.headers) and (secret := value.rpartition(" ")[2]):
+            raw = raw.replace(secret.encode(), b"[redacted]")
+    return raw
 
 
 def _read(body: Body, deadline: float) -> bytes:

@@ -28,7 +28,9 @@ ROWS = [
     {"agent_traces"},
     {"connection"},
     {"workspace"},
-    {"streams", "answers", "journal", "rows", "limiter", "options"},
+    {"streams", "journal", "rows", "limiter", "options"},
+    {"events"},
+    {"answers"},
     {"transport", "interfaces", "inputs", "conversion"},
     {"body"},
     {"failures", "statuses", "retry", "target", "names", "sse", "payload", "items"},
@@ -38,7 +40,6 @@ ROWS = [
     {"error_bodies"},
 ]
 SIDEWAYS = {
-    ("streams", "answers"),
     ("inputs", "interfaces"),
     ("conversion", "interfaces"),
     ("conversion", "inputs"),

@@ -253,6 +253,10 @@ def delta(text: str, item_id: str = "m") -> dict[str, Any]:
     return {"type": "response.output_text.delta", "item_id": item_id, "delta": text}
 
 
+def choice(**said: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, **said}]}
+
+
 def done(item: dict[str, Any]) -> dict[str, Any]:
     return {"type": "response.output_item.done", "item": item}
 
@@ -302,6 +306,12 @@ def done(item: dict[str, Any]) -> dict[str, Any]:
             id="an inner response without its done item",
         ),
         pytest.param([{"type": "keepalive"}, delta("a")], ["a"], id="an event of no interface comes first"),
+        pytest.param([choice(message={"content": "ab"})], ["ab"], id="a chat model that can't stream"),
+        pytest.param(
+            [choice(delta={"content": "a"}), choice(delta={"content": "b"}, message={"content": "abc"})],
+            ["a", "bc"],
+            id="the whole message beside its last piece",
+        ),
     ],
 )
 def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], pieces: list[str]) -> None:
@@ -309,6 +319,18 @@ def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], p
     assert list(stream.text_stream) == pieces
     final = stream.get_final_response().output_text
     assert final.lower().strip() == "".join(pieces).strip()
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([choice(logprobs=3), choice(logprobs={"content": [1]})], id="log probabilities"),
+        pytest.param([choice(message="x"), choice(delta={"content": "a"})], id="a message"),
+        pytest.param([choice(delta={"content": "a", "k": {"tool_calls": ["x"]}})], id="tool calls"),
+    ],
+)
+def test_what_is_of_another_form_than_it_should_be_fails_nothing(events: list[dict[str, Any]]) -> None:
+    assert AgentStream(Recorded(frames(*events))).get_final_response()["choices"]
 
 
 def test_adding_up_costs_the_same_however_long_the_text_is() -> None:

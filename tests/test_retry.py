@@ -82,6 +82,7 @@ def test_what_the_server_asked_for_is_waited_and_no_longer_than_the_total_time()
         (formatdate(NOW - 90, usegmt=True), 0.0),
         ("Fri, 15 Jan 2027 08:00:30 -0000", 30.0),
         ("soon", None),
+        ("Fri, 15 Jan 277770133335 08:00:30 GMT", None),
         ("nan", None),
         ("inf", None),
     ],

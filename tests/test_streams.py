@@ -6,6 +6,7 @@ import contextlib
 import gc
 import itertools
 import json
+import os
 import threading
 import time
 import zlib
@@ -290,6 +291,13 @@ def test_the_first_event_may_take_as_long_as_an_answer(scripted: Make) -> None:
     assert (seen, type(error).__name__) == ([], "StreamIdleError")
 
 
+@pytest.mark.parametrize("limit", ["timeout", "total_timeout"])
+def test_the_wait_for_the_head_counts_as_a_wait_for_the_first_event(limit: str, scripted: Make) -> None:
+    seen, error = read(ask(scripted([0.7, *chunked([0.7, events(HEL, LO, DONE)])]), **{limit: 1}))
+    assert (seen, type(error).__name__) == ([], "StreamIdleError")
+    assert "silent for 1 s" in str(error)
+
+
 def test_a_stream_that_is_broken_off_never_looks_complete(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = ask(scripted(chunked([events(HEL, done=False), 0.1, events(LO, DONE)])))
     next(stream)
@@ -437,6 +445,16 @@ def test_forgetting_a_stream_closes_its_connection(scripted: Make) -> None:
         assert server.closed.wait(5)
     finally:
         gc.enable()
+
+
+def test_a_child_process_that_forgets_a_stream_leaves_it_to_its_parent(scripted: Make) -> None:
+    stream = ask(scripted(chunked([events(HEL, done=False), 0.5, events(LO, DONE)])))
+    next(stream)
+    if (child := os.fork()) == 0:
+        del stream
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert stream.get_final_response().output_text == "Hello"
 
 
 def test_a_stream_that_ends_gives_its_connection_back(scripted: Make) -> None:

@@ -182,6 +182,20 @@ def test_waits_are_logged_and_kept_within_the_total_time(scripted: Make, caplog:
     assert "Attempt 3 failed, trying again in 8.0 s: Endpoint 'a' answered 503" in caplog.text
 
 
+def test_a_login_that_takes_all_the_time_to_be_made_anew_leaves_the_refusal(scripted: Make) -> None:
+    clock = Clock()
+    server = scripted(whole({"message": "expired"}, 401))
+
+    def log_in() -> Login:
+        clock.sleep(30)
+        return Login(server.url, lambda: {"Authorization": "Bearer new"})
+
+    transport = Transport(Login(server.url, dict, log_in=log_in), clock=clock)
+    with pytest.raises(AuthenticationError, match="expired") as caught:
+        transport.post(server.url, {}, RequestOptions(total_timeout=20))
+    assert (caught.value.may_have_run, caught.value.attempts) == (False, 1)
+
+
 def test_nothing_listening_is_an_error_with_the_next_step() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
@@ -307,16 +321,32 @@ def test_a_failure_with_status_200_is_a_failure(body: dict[str, Any], scripted: 
     assert (caught.value.status_code, caught.value.body) == (200, body)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(whole({"error_code": "X", "message": "bad token hunter2\nforged line"}, 401), id="an error"),
+        pytest.param(whole(b"<pre>bad token hunter2\nforged line", content_type="text/html"), id="a page"),
+    ],
+)
 def test_a_token_is_in_no_error_and_no_log(
-    scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    answer: Answer, scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGENT_TARGET_TOKEN", "hunter2")
-    server = scripted(whole({"error_code": "UNAUTHENTICATED", "message": "bad token hunter2\nforged line"}, 401))
-    with caplog.at_level(logging.DEBUG), pytest.raises(AuthenticationError) as caught:
+    server = scripted(answer)
+    with caplog.at_level(logging.DEBUG), pytest.raises(AgentTargetError) as caught:
         client_of(server).predict(endpoint="a", inputs="hi")
     assert "hunter2" not in f"{caught.value} {caught.value.body} {caplog.text}"
     assert "\n" not in str(caught.value)
     assert "bad token [redacted] forged line" in str(caught.value)
+
+
+def test_what_a_trace_adds_to_a_request_is_no_secret(scripted: Make) -> None:
+    body = {"message": "kaput", "fatal": True}
+    server = scripted(whole(body, 400))
+    options = RequestOptions(headers={"x-mlflow-return-trace-id": "true"})
+    with pytest.raises(AgentError) as caught:
+        Transport(Login(server.url, dict)).post(server.url, {}, options)
+    assert caught.value.body == body
 
 
 def test_a_tls_connection_that_breaks_after_the_request_may_have_run_the_agent(tmp_path: Path) -> None:
@@ -542,3 +572,12 @@ def test_a_proxy_of_the_environments_is_used(scripted: Make, monkeypatch: pytest
         assert client.predict(endpoint="a", inputs="hi") == ANSWER
     assert {request.path for request in proxy.posts} == {"http://agents.invalid/prefix/serving-endpoints/a/invocations"}
     assert {request.connection for request in proxy.posts} == {1}
+
+
+def test_a_proxy_that_is_set_later_is_used_by_the_next_client(scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct, proxy = scripted(whole(ANSWER)), scripted(whole(ANSWER))
+    monkeypatch.setenv("no_proxy", "")
+    client_of(direct).predict(endpoint="a", inputs="hi")
+    monkeypatch.setenv("http_proxy", proxy.url)
+    client_of(direct).predict(endpoint="a", inputs="hi")
+    assert (len(direct.posts), len(proxy.posts)) == (1, 1)
