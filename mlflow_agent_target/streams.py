@@ -167,6 +167,7 @@ class AgentStream:
 
     def __del__(self) -> None:
         if getattr(self, "duration", 0) is None:
+            # In the midst of whatever the garbage collector interrupted: nothing here takes a lock.
             self._body.abandon()
             if self._observer is not None:
                 self.duration = self._clock() - self._started

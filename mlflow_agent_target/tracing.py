@@ -33,6 +33,8 @@ _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 
 # Tells a server, beside `traceparent`, where the trace is kept.
 STORE_HEADER = "x-agent-target-tracking-store"
+# MLflow's AgentServer gives the id of the trace that it writes.
+_RETURN_ID = {"x-mlflow-return-trace-id": "true"}
 
 _autologging = False
 _warned: set[str] = set()
@@ -130,8 +132,7 @@ def query(
         if session is not None:
             call.belongs_to(session)
         if sends_context:
-            # MLflow's AgentServer gives the id of the trace that it writes.
-            call.request.headers = {**call.context(), "x-mlflow-return-trace-id": "true"}
+            call.request.headers = {**call.context(), **_RETURN_ID}
         response = endpoint.query(prepare(inputs), call.request)
         call.answered(response, latency_seconds=time.monotonic() - started)
     return response
@@ -144,7 +145,7 @@ def stream(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentStr
     span = mlflow.start_span_no_context(name=_name(endpoint), span_type="AGENT", parent_span=parent, inputs=inputs)
     call = _Call(endpoint.name, span)
     if sends_context:
-        call.request.headers = call.context()
+        call.request.headers = {**call.context(), **_RETURN_ID}
     try:
         answer = endpoint.stream(inputs, call.request)
     except BaseException as error:
@@ -200,6 +201,8 @@ class _Call:
     def hides(self, event: Mapping[str, Any]) -> bool:
         """Return whether a stream's event only brings the trace that the caller did not ask for."""
         said = {key for key, value in event.items() if value not in (None, [])}
+        if said == {"trace_id"}:
+            return bool(self.request.headers)
         return self.request.asked and "databricks_output" in said and said <= {"databricks_output", "id"}
 
     def ended(

@@ -570,17 +570,25 @@ class TestLocalServersJoin:
         assert {span.status.status_code for span in trace.data.spans if span.name != "mine"} == {"ERROR"}
 
 
+@pytest.mark.parametrize("streams", [False, True])
 def test_an_agents_server_names_its_trace_and_it_is_fetched(
-    scripted: Callable[..., ScriptedServer], experiment: str
+    streams: bool, scripted: Callable[..., ScriptedServer], experiment: str
 ) -> None:
     other = mlflow.create_experiment(uuid.uuid4().hex)
     span = mlflow.start_span_no_context("far", experiment_id=other)
     mlflow.start_span_no_context("deep", parent_span=span).end()
     span.end()
     mlflow.flush_trace_async_logging()
-    client = AgentTargetClient(scripted(whole({**ANSWER, "metadata": {"trace_id": span.trace_id}})).target_uri)
+    said = {"type": "response.completed", "response": ANSWER}
+    stream = whole(events(said, {"trace_id": span.trace_id}), content_type="text/event-stream")
+    server = scripted(stream if streams else whole({**ANSWER, "metadata": {"trace_id": span.trace_id}}))
+    client = AgentTargetClient(server.target_uri)
     with mlflow.start_span("mine"):
-        client.predict(inputs="hi")
+        if streams:
+            assert list(client.predict_stream(inputs="hi")) == [said]
+        else:
+            client.predict(inputs="hi")
+    assert server.posts[0].headers["x-mlflow-return-trace-id"] == "true"
     (trace,) = traces()
     assert tree(trace) == ["/mine", "/mine/agent", "/mine/agent/far", "/mine/agent/far/deep"]
     assert span_named(trace, "agent").attributes["agent_trace_id"] == span.trace_id
