@@ -68,11 +68,11 @@ class AgentTrace:
 
         for key, value in (self._info.get("tags") or {}).items():
             if not key.startswith("mlflow."):
-                info.tags.setdefault(key, value)
+                info.tags.setdefault(key, str(value))  # with any other than text, MLflow writes no trace at all
         metadata = self._info.get("trace_metadata") or self._info.get("request_metadata") or {}
         for key, value in metadata.items():
             if key in (SESSION, _USER) or not key.startswith("mlflow."):
-                info.trace_metadata.setdefault(key, value)
+                info.trace_metadata.setdefault(key, str(value))
         for said in self._info.get("assessments") or []:
             assessment = Assessment.from_dictionary(said)
             assessment.assessment_id = None  # it gets one of its own
@@ -85,10 +85,10 @@ def _root_first(spans: list[Any]) -> list[Any]:
     parents = {span.span_id: span.parent_id for span in spans}
 
     def depth(span: Any) -> int:
-        above: list[str] = []
+        above: set[str] = set()
         current = span.parent_id
         while current in parents and current not in above:
-            above.append(current)
+            above.add(current)
             current = parents[current]
         return len(above)
 

@@ -48,9 +48,11 @@ class AgentResponse(dict[str, Any]):
         usage = self.get("usage")
         if not isinstance(usage, dict):
             return None
-        given = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
-        made = usage.get("output_tokens", usage.get("completion_tokens")) or 0
-        return {"input_tokens": given, "output_tokens": made, "total_tokens": usage.get("total_tokens") or given + made}
+        counts = {key: value for key, value in usage.items() if isinstance(value, int)}
+        given = counts.get("input_tokens", counts.get("prompt_tokens", 0))
+        made = counts.get("output_tokens", counts.get("completion_tokens", 0))
+        total = counts.get("total_tokens") or given + made
+        return {"input_tokens": given, "output_tokens": made, "total_tokens": total}
 
     @property
     def trace(self) -> dict[str, Any] | None:

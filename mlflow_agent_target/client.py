@@ -6,7 +6,7 @@ import copy
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -248,6 +248,7 @@ class AgentTargetClient(EndpointManagement):
 
         once = replace(self._options, retries=RetryPolicy(max_retries=0))  # the batch has a retry layer of its own
         agent = self._with(once)._endpoint(None, endpoint)
+        query = functools.partial(self._traced_row, agent) if tracing.is_autologging() else agent.query
         options = BatchOptions(
             concurrency=concurrency,
             requests_per_minute=requests_per_minute,
@@ -263,7 +264,7 @@ class AgentTargetClient(EndpointManagement):
         settings = {"concurrency": concurrency or "adaptive", "requests_per_minute": requests_per_minute}
         with observer_for(progress) as observers, logged(mlflow_run, {**about, **settings}) as log:
             result = run(
-                agent.query,
+                query,
                 rows,
                 journal=None if journal is None else Path(journal),
                 about=about,
@@ -273,6 +274,12 @@ class AgentTargetClient(EndpointManagement):
             if log:
                 log.finish(result)
         return result
+
+    def _traced_row(self, agent: Endpoint, inputs: Any) -> AgentResponse:
+        answer = tracing.query(agent, inputs, sends_context=self._sends_context)
+        if isinstance(inputs, Mapping) and "databricks_options" in inputs:
+            return answer
+        return answer.without("databricks_output")  # the trace is kept by MLflow, and not with the row once more
 
     def with_options(
         self,

@@ -33,6 +33,7 @@ class Observer(Protocol):
     def ended(
         self, stream: AgentStream, answer: AgentResponse, error: AgentTargetError | None, left_early: bool
     ) -> None: ...
+    def dropped(self, stream: AgentStream, answer: AgentResponse) -> None: ...
 
 
 class AgentStream:
@@ -138,7 +139,11 @@ class AgentStream:
 
     def __del__(self) -> None:
         if getattr(self, "duration", 0) is None:
+            # In the midst of whatever the garbage collector interrupted: nothing here takes a lock.
             self._body.abandon()
+            if self._observer is not None:
+                self.duration = self._clock() - self._started
+                self._observer.dropped(self, self._events.answer())
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` of the stream's end, and let it take out the events that it asked for itself."""

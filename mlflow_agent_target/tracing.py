@@ -5,11 +5,14 @@ Nothing is traced unless the caller is within a span of its own, or `autolog` wa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import re
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -30,15 +33,21 @@ _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 
 # Tells a server, beside `traceparent`, where the trace is kept.
 STORE_HEADER = "x-agent-target-tracking-store"
+# MLflow's AgentServer gives the id of the trace that it writes.
+_RETURN_ID = {"x-mlflow-return-trace-id": "true"}
 
 _autologging = False
 _warned: set[str] = set()
+# What closes the spans of streams that were dropped. The garbage collector must not: MLflow takes locks, which the
+# code that it interrupts may hold.
+_dropped: deque[Callable[[], None]] = deque()
 
 
 def autolog(disable: bool = False) -> None:
     """Trace every call of this package's clients, also outside of any span.
 
-    Within a span of the caller's own, calls are traced without it.
+    Within a span of the caller's own, `predict` and `predict_stream` are traced without it. Of a batch or a DataFrame,
+    each attempt of a row is a trace of its own.
 
     Args:
         disable: True turns it off again.
@@ -49,7 +58,22 @@ def autolog(disable: bool = False) -> None:
 
 def is_wanted() -> bool:
     """Return whether a call that starts now is to be traced."""
-    return _autologging or mlflow.get_current_active_span() is not None
+    return _autologging or mlflow.get_current_active_span() is not None or _is_evaluated()
+
+
+def is_autologging() -> bool:
+    """Return whether calls are traced wherever they are made."""
+    return _autologging
+
+
+def _is_evaluated() -> bool:
+    """Return whether MLflow's evaluation is asking for a row.
+
+    It makes a span around a function that makes none, but takes those of an agent in the same process for its own.
+    """
+    contexts = sys.modules.get("mlflow.pyfunc.context")  # an evaluation has loaded it
+    context = contexts.get_prediction_context() if contexts else None
+    return context is not None and bool(context.is_evaluate)
 
 
 @dataclass
@@ -100,6 +124,7 @@ def query(
     Raises:
         AgentTargetError: As `Endpoint.query`. The span keeps it.
     """
+    _end_dropped()
     started = time.monotonic()
     with mlflow.start_span(name=_name(endpoint), span_type="AGENT") as span:
         span.set_inputs(inputs)
@@ -107,8 +132,7 @@ def query(
         if session is not None:
             call.belongs_to(session)
         if sends_context:
-            # MLflow's AgentServer gives the id of the trace that it writes.
-            call.request.headers = {**call.context(), "x-mlflow-return-trace-id": "true"}
+            call.request.headers = {**call.context(), **_RETURN_ID}
         response = endpoint.query(prepare(inputs), call.request)
         call.answered(response, latency_seconds=time.monotonic() - started)
     return response
@@ -116,11 +140,12 @@ def query(
 
 def stream(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentStream:
     """Start a stream in a span of its own, which ends with the stream. See `query`."""
+    _end_dropped()
     parent = mlflow.get_current_active_span()
     span = mlflow.start_span_no_context(name=_name(endpoint), span_type="AGENT", parent_span=parent, inputs=inputs)
     call = _Call(endpoint.name, span)
     if sends_context:
-        call.request.headers = call.context()
+        call.request.headers = {**call.context(), **_RETURN_ID}
     try:
         answer = endpoint.stream(inputs, call.request)
     except BaseException as error:
@@ -176,20 +201,31 @@ class _Call:
     def hides(self, event: Mapping[str, Any]) -> bool:
         """Return whether a stream's event only brings the trace that the caller did not ask for."""
         said = {key for key, value in event.items() if value not in (None, [])}
+        if said == {"trace_id"}:
+            return bool(self.request.headers)
         return self.request.asked and "databricks_output" in said and said <= {"databricks_output", "id"}
 
     def ended(
-        self, stream: AgentStream, answer: AgentResponse, error: AgentTargetError | None, left_early: bool
+        self,
+        stream: AgentStream,
+        answer: AgentResponse,
+        error: AgentTargetError | None,
+        left_early: bool,
+        end_time_ns: int | None = None,
     ) -> None:
         """Close the span of a stream with what arrived."""
-        self.request.asked = self.request.asked and error is None  # what broke off can't be missed
+        self.request.asked = self.request.asked and error is None and not left_early  # what broke off can't be missed
         self.answered(answer, latency_seconds=stream.duration, time_to_first_event_seconds=stream.time_to_first_event)
         if left_early:  # the reader had enough: no failure
-            self._span.end(attributes={"left_early": True})
+            self._span.end(attributes={"left_early": True}, end_time_ns=end_time_ns)
         elif error is None:
             self._span.end()
         else:
             self.failed(error)
+
+    def dropped(self, stream: AgentStream, answer: AgentResponse) -> None:
+        """Let the next traced call close the span of a stream that was dropped. Takes no lock."""
+        _dropped.append(functools.partial(self.ended, stream, answer, None, True, time.time_ns()))
 
     def _bring_home(self, response: AgentResponse) -> bool:
         """Copy the agent's spans below this one, and return whether they say how many tokens were used."""
@@ -224,6 +260,16 @@ class _Call:
             if pending is not None:
                 return True
         return stored_trace(trace.trace_id) is not None
+
+
+def _end_dropped() -> None:
+    """Close the spans of streams that were dropped since the last traced call."""
+    while _dropped:
+        try:
+            end = _dropped.popleft()
+        except IndexError:
+            return  # another thread took the last
+        end()
 
 
 def tracking_store() -> str | None:

@@ -22,6 +22,9 @@ DEMO = Path(mlflow_agent_target.__file__).parent / "server" / "demo"
 @pytest.fixture(scope="session", autouse=True)
 def tracking_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("mlflow")
+    # Where it exports traces in the background, MLflow looks for a notebook: it imports IPython, and so may wait for a
+    # lock of its own import hooks while a legacy evaluation, which has that lock, waits for the import.
+    mlflow.tracing.disable_notebook_display()
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     mlflow.set_experiment(
         experiment_id=mlflow.create_experiment("tests", artifact_location=f"file://{folder}/artifacts")

@@ -169,6 +169,18 @@ def test_an_agent_on_mlflows_agent_server() -> None:
 
 
 @harness
+def test_a_function_of_ones_own_and_an_agent_in_this_process(client: AgentTargetClient) -> None:
+    def ask(question: str) -> Any:
+        return client.predict(endpoint="chat_agent", inputs=question)
+
+    run = Evaluated([{"inputs": {"question": question}} for question in QUESTIONS[:3]], ask)
+    assert run.result.metrics == {"answered/mean": 1.0}
+    # MLflow took the agent's own span, in the call that it tries a function with, for one of the function's.
+    assert {tree(trace)[0] for trace in run.rows} == {"/chat_agent"}
+    assert all("endpoint" in trace.data.spans[0].attributes and trace.info.assessments for trace in run.rows)
+
+
+@harness
 def test_rows_succeed_whatever_trace_comes(
     scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 import requests
 from mlflow.entities import Trace
@@ -26,7 +27,7 @@ import mlflow_agent_target
 from mlflow_agent_target import AgentError, AgentStream, AgentTargetClient, EndpointNotFoundError, serve, tracing
 from mlflow_agent_target.server import LocalServer, runs
 from tests.conftest import DEMO
-from tests.scripted import ScriptedServer, events, whole
+from tests.scripted import ScriptedServer, chunked, events, whole
 
 can_join = pytest.mark.skipif(runs.get_context_api is None, reason="this MLflow knows no distributed tracing")
 
@@ -188,6 +189,21 @@ class TestWhenCallsAreTraced:
         client.predict(endpoint="a", inputs="hi")
         assert [tree(trace) for trace in traces()] == [["/a"]]
 
+    def test_rows_are_with_autolog(self, scripted: Callable[..., ScriptedServer]) -> None:
+        sent = {**ANSWER, "databricks_output": {"trace": remote_trace(), "databricks_request_id": "r"}}
+        client = AgentTargetClient(scripted(whole(sent), describe=whole(AGENT)).target_uri)
+        client.predict_batch("a", ["hi"], progress=False)
+        asked = {"input": [{"role": "user", "content": "hi"}], "databricks_options": {"return_trace": True}}
+        mlflow_agent_target.autolog()
+        try:
+            plain, asking = client.predict_batch("a", ["hi", asked], progress=False)
+            frame = client.predict(endpoint="a", inputs=pd.DataFrame({"question": ["hi"]}))
+        finally:
+            mlflow_agent_target.autolog(disable=True)
+        assert [tree(trace) for trace in traces()] == [["/a", "/a/agent", "/a/agent/tool", "/a/agent/tool/model"]] * 3
+        assert (plain.response, plain.request_id, list(frame["response"])) == (ANSWER, "r", [ANSWER])
+        assert asking.response == sent
+
     def test_one_span_says_all_where_no_trace_comes(
         self, scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -261,6 +277,26 @@ class TestStreams:
         assert span.attributes["left_early"] is True
         assert span.outputs["output"][0]["type"] == "function_call"
 
+    def test_the_next_call_closes_the_span_of_one_that_was_dropped(
+        self, scripted: Callable[..., ScriptedServer]
+    ) -> None:
+        said = {"delta": {"role": "assistant", "content": "Hi.", "id": "m"}}
+        begun = [*chunked([events(said, done=False)], end=False), 30.0]
+        client = AgentTargetClient(scripted(begun, whole(ANSWER), describe=whole(AGENT)).target_uri)
+        with mlflow.start_span("mine"):
+            stream = client.predict_stream(endpoint="a", inputs="hi")
+            next(stream)
+            del stream
+            client.predict(endpoint="a", inputs="hi")
+        trace = mine()
+        assert tree(trace) == ["/mine", "/mine/a", "/mine/a"]
+        dropped, called = sorted(
+            (span for span in trace.data.spans if span.name != "mine"), key=lambda span: span.start_time_ns
+        )
+        assert (dropped.status.status_code, dropped.attributes["left_early"]) == ("OK", True)
+        assert dropped.outputs["messages"][0]["content"] == "Hi."
+        assert dropped.end_time_ns <= called.start_time_ns
+
     def test_a_failure_in_mid_stream_is_kept_with_what_arrived(self, client: AgentTargetClient) -> None:
         with mlflow.start_span("mine"), pytest.raises(AgentError):
             client.predict_stream(endpoint="failing_agent", inputs="later").get_final_response()
@@ -321,6 +357,11 @@ class TestTheAgentsTrace:
     @pytest.mark.parametrize("location", [None, {}, {"type": "INFERENCE_TABLE", "inference_table": {}}])
     def test_wherever_it_says_that_it_is_kept(self, location: Any, ask: Callable[[Any], Trace]) -> None:
         assert len(tree(ask(remote_trace(trace_location=location)))) == 5
+
+    def test_tags_that_are_no_text_lose_nothing(self, ask: Callable[[Any], Trace]) -> None:
+        trace = ask(remote_trace(tags={"n": 5}, trace_metadata={"m": {"k": 1}}))
+        assert (trace.info.tags["n"], trace.info.trace_metadata["m"]) == ("5", "{'k': 1}")
+        assert len(trace.info.assessments) == 1
 
     def test_mlflow_2_wrote_it(self, ask: Callable[[Any], Trace]) -> None:
         trace = ask(V2_TRACE)
@@ -529,17 +570,25 @@ class TestLocalServersJoin:
         assert {span.status.status_code for span in trace.data.spans if span.name != "mine"} == {"ERROR"}
 
 
+@pytest.mark.parametrize("streams", [False, True])
 def test_an_agents_server_names_its_trace_and_it_is_fetched(
-    scripted: Callable[..., ScriptedServer], experiment: str
+    streams: bool, scripted: Callable[..., ScriptedServer], experiment: str
 ) -> None:
     other = mlflow.create_experiment(uuid.uuid4().hex)
     span = mlflow.start_span_no_context("far", experiment_id=other)
     mlflow.start_span_no_context("deep", parent_span=span).end()
     span.end()
     mlflow.flush_trace_async_logging()
-    client = AgentTargetClient(scripted(whole({**ANSWER, "metadata": {"trace_id": span.trace_id}})).target_uri)
+    said = {"type": "response.completed", "response": ANSWER}
+    stream = whole(events(said, {"trace_id": span.trace_id}), content_type="text/event-stream")
+    server = scripted(stream if streams else whole({**ANSWER, "metadata": {"trace_id": span.trace_id}}))
+    client = AgentTargetClient(server.target_uri)
     with mlflow.start_span("mine"):
-        client.predict(inputs="hi")
+        if streams:
+            assert list(client.predict_stream(inputs="hi")) == [said]
+        else:
+            client.predict(inputs="hi")
+    assert server.posts[0].headers["x-mlflow-return-trace-id"] == "true"
     (trace,) = traces()
     assert tree(trace) == ["/mine", "/mine/agent", "/mine/agent/far", "/mine/agent/far/deep"]
     assert span_named(trace, "agent").attributes["agent_trace_id"] == span.trace_id

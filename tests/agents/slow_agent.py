@@ -1,4 +1,4 @@
-"""A ResponsesAgent that takes the seconds it is told, and notes when a stream of its is closed early."""
+"""A ResponsesAgent that streams as slowly as it is told, and answers how many of its streams have been closed."""
 
 import time
 
@@ -11,13 +11,7 @@ class Slow(ResponsesAgent):
     closed = 0
 
     def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:
-        if request.input[-1].content == "closed?":
-            return self._say(str(Slow.closed))
-        time.sleep(float(request.input[-1].content))
-        return self._say("done")
-
-    def _say(self, text: str) -> ResponsesAgentResponse:
-        return ResponsesAgentResponse(output=[self.create_text_output_item(text, id="m")])
+        return ResponsesAgentResponse(output=[self.create_text_output_item(str(Slow.closed), id="m")])
 
     def predict_stream(self, request: ResponsesAgentRequest):
         try:
