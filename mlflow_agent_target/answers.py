@@ -48,9 +48,10 @@ class AgentResponse(dict[str, Any]):
         usage = self.get("usage")
         if not isinstance(usage, dict):
             return None
-        given = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
-        made = usage.get("output_tokens", usage.get("completion_tokens")) or 0
-        return {"input_tokens": given, "output_tokens": made, "total_tokens": usage.get("total_tokens") or given + made}
+        given = _tokens(usage, "input_tokens", "prompt_tokens")
+        made = _tokens(usage, "output_tokens", "completion_tokens")
+        total = _tokens(usage, "total_tokens") or given + made
+        return {"input_tokens": given, "output_tokens": made, "total_tokens": total}
 
     @property
     def trace(self) -> dict[str, Any] | None:
@@ -104,6 +105,10 @@ class AgentResponse(dict[str, Any]):
 
 def _restore_response(answer: dict[str, Any], request_id: str | None) -> AgentResponse:
     return AgentResponse(answer, request_id=request_id)
+
+
+def _tokens(usage: dict[str, Any], *names: str) -> int:
+    return next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
 
 
 def _loose_text(answer: Any) -> str:

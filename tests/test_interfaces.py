@@ -438,6 +438,12 @@ def test_what_no_format_allows_is_passed_on_all_the_same(event: dict[str, Any]) 
         pytest.param({"final_response": "one two"}, "one two", None, id="final_response"),
         pytest.param({"something": 1}, "", None, id="nothing known"),
         pytest.param({"output": None, "messages": None, "usage": None}, "", None, id="explicit nulls"),
+        pytest.param(
+            {"output": [], "usage": {"input_tokens": None, "prompt_tokens": 1, "output_tokens": {}}},
+            "",
+            {"input_tokens": 1, "output_tokens": 0, "total_tokens": 1},
+            id="tokens that are no numbers",
+        ),
     ],
 )
 def test_answers_read_the_same_whatever_the_interface(answer: dict[str, Any], text: str, usage: Any) -> None:
