@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -121,7 +122,9 @@ def _loose_text(answer: Any) -> str:
     return next((_loose_text(answer[k]) for k in ("predictions", "final_response", "content") if k in answer), "")
 
 
-def whole_answer(value: Any, *, endpoint: str | None, request_id: str | None, attempts: int = 1) -> AgentResponse:
+def whole_answer(
+    value: Any, *, endpoint: str | None, request_id: str | None, redact: Callable[[Any], Any], attempts: int = 1
+) -> AgentResponse:
     """Return a whole answer's JSON value as a response.
 
     Raises:
@@ -133,21 +136,21 @@ def whole_answer(value: Any, *, endpoint: str | None, request_id: str | None, at
         value = {"predictions": value}
     if not isinstance(value, dict):
         raise InvalidResponseError(
-            f"{server_name(endpoint)} answered {value!r:.50}, which is no agent's answer.",
+            f"{server_name(endpoint)} answered {redact(value)!r:.50}, which is no agent's answer.",
             endpoint=endpoint,
             status_code=200,
             request_id=request_id,
-            body=value,
+            body=redact(value),
             attempts=attempts,
         )
     response = AgentResponse(value, request_id=request_id)
     if (error := failure(value)) is not None:
         raise AgentError(
-            f"{server_name(endpoint)}: the agent failed: {server_reason(error)}",
+            f"{server_name(endpoint)}: the agent failed: {server_reason(redact(error))}",
             endpoint=endpoint,
             status_code=200,
             request_id=response.request_id,
-            body=value,
+            body=redact(value),
             attempts=attempts,
         )
     return response

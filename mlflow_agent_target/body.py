@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from http.client import HTTPException
+from typing import Any
 
 import requests
 import urllib3
@@ -29,6 +30,7 @@ class Body:
         attempts: How many times the request was sent.
         time_limit: Seconds for the whole answer, or for a stream's first event.
         waited: Seconds of these that had gone when the answer's head was there.
+        redact: Takes what was sent as a login out of what the server said.
 
     Args:
         response: The answer, of which nothing has been read.
@@ -36,15 +38,23 @@ class Body:
         attempts: How many times the request was sent.
         time_limit: Seconds for the whole answer, or for a stream's first event.
         deadline: When they are over, by `time.monotonic`.
+        redact: Takes what was sent as a login out of what the server said.
     """
 
     def __init__(
-        self, response: requests.Response, endpoint: str | None, attempts: int, time_limit: float, deadline: float
+        self,
+        response: requests.Response,
+        endpoint: str | None,
+        attempts: int,
+        time_limit: float,
+        deadline: float,
+        redact: Callable[[Any], Any],
     ) -> None:
         self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         self.request_id = response.headers.get("x-request-id")
         self.attempts = attempts
         self.time_limit = time_limit
+        self.redact = redact
         self.waited = time_limit - (deadline - time.monotonic())
         self._endpoint = endpoint
         self._response = response

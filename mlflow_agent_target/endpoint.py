@@ -60,7 +60,13 @@ class Endpoint:
         if request.payload.get("stream"):
             raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
         reply = self._send(Transport.post, request, route, {}, trace)
-        return whole_answer(reply.value, endpoint=self.name, request_id=reply.request_id, attempts=reply.attempts)
+        return whole_answer(
+            reply.value,
+            endpoint=self.name,
+            request_id=reply.request_id,
+            redact=reply.redact,
+            attempts=reply.attempts,
+        )
 
     def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # What endpoints say, before their agent runs, to a payload with the other schema's key: Model Serving, MLflow's schema
@@ -25,6 +26,17 @@ def parse_body(raw: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text.strip() or None
+
+
+def redacted(value: Any, secrets: Iterable[str]) -> Any:
+    """Return what a server said, JSON values, without the login that it quotes: some repeat the request."""
+    try:
+        text = said = json.dumps(value)
+    except RecursionError:
+        return "[nested too deeply to be shown]"
+    for secret in filter(None, secrets):
+        text = text.replace(json.dumps(secret)[1:-1], "[redacted]")
+    return value if text == said else json.loads(text)
 
 
 def server_reason(body: Any) -> str:

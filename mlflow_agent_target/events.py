@@ -45,9 +45,18 @@ class EventReader:
         content_type: Of the answer, without parameters.
         request_id: The server's id of the request, if it gave one.
         attempts: How many times the request was sent.
+        redact: Takes what was sent as a login out of what the server said.
     """
 
-    def __init__(self, *, endpoint: str | None, content_type: str, request_id: str | None, attempts: int) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str | None,
+        content_type: str,
+        request_id: str | None,
+        attempts: int,
+        redact: Callable[[Any], Any],
+    ) -> None:
         self.arrived: deque[tuple[dict[str, Any], str]] = deque()
         self.has_begun = self.is_over = self.is_marked = False
         self.error: AgentTargetError | None = None
@@ -56,6 +65,7 @@ class EventReader:
         self._content_type = content_type
         self._request_id = request_id
         self._attempts = attempts
+        self._redact = redact
         self._decoder = EventDecoder()
         # The body as long as it may be something else than a stream.
         self._head: list[bytes] = []
@@ -193,12 +203,18 @@ class EventReader:
             kind = printable(self._content_type) or "no content type"
             raise self._invalid(f"sent {kind} that is no event stream", raw) from None
         self.has_begun = True
-        self._whole = whole_answer(value, endpoint=self._endpoint, request_id=self._request_id, attempts=self._attempts)
+        self._whole = whole_answer(
+            value,
+            endpoint=self._endpoint,
+            request_id=self._request_id,
+            redact=self._redact,
+            attempts=self._attempts,
+        )
         self.arrived.append((self._whole, self._whole.output_text))
 
     def _check_whole(self) -> None:
         if self._interface is not None and (reason := self._interface.cut_short()):
-            raise self.interrupted(f"ended before the answer was whole: {printable(reason)}")
+            raise self.interrupted(f"ended before the answer was whole: {printable(self._redact(reason))}")
 
     def _so_far(self) -> dict[str, Any] | None:
         return self._interface.answer() if self._interface is not None else self._extras or None
@@ -213,13 +229,14 @@ class EventReader:
         }
 
     def _failed(self, error: Any, event: Any = None) -> AgentError:
+        reason = server_reason(self._redact(error))
         return AgentError(
-            f"{server_name(self._endpoint)}: the agent failed while it was answering: {server_reason(error)}",
-            **{**self._facts(), "body": error if event is None else event},
+            f"{server_name(self._endpoint)}: the agent failed while it was answering: {reason}",
+            **{**self._facts(), "body": self._redact(error if event is None else event)},
         )
 
     def _invalid(self, what: str, raw: bytes) -> AgentTargetError:
-        body = raw.decode("utf-8", errors="replace")
+        body = self._redact(raw.decode("utf-8", errors="replace"))
         facts = {**self._facts(), "body": body}
         del facts["partial"]
         if is_sign_in_page(self._content_type, body):

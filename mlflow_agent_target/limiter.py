@@ -30,6 +30,8 @@ _FIRST_CUT, _FIRST_RATE, _FEWEST_PASSED, _AGREEMENT = 16, 1.0, 4, 0.15
 _LONG_PAUSE, _TELLING, _CAUTION = 0.5, 0.25, 0.97
 # Seconds in which the learned rate is tried up to twice itself.
 _FASTEST_DOUBLING, _SLOWEST_DOUBLING = 0.1, 60.0
+# Requests are counted when they go, and by the endpoint when they come, which some do a little later than others.
+_MINUTE_SECONDS = 60.1
 
 
 class Limiter:
@@ -124,7 +126,7 @@ class Limiter:
 
 
 class _Minute:
-    """At most so many in any 60 seconds, evenly spaced."""
+    """At most so many in any minute, evenly spaced."""
 
     def __init__(self, per_minute: float, now: float) -> None:
         self._interval = 60.0 / per_minute
@@ -134,7 +136,7 @@ class _Minute:
 
     def delay(self, now: float) -> float:
         full = len(self._last) == self._last.maxlen
-        return max(self._next - now, self._last[0] + 60.0 - now if full else 0.0)
+        return max(self._next - now, self._last[0] + _MINUTE_SECONDS - now if full else 0.0)
 
     def sent(self, now: float) -> None:
         self._last.append(now)

@@ -20,6 +20,7 @@ class ByteStream(Protocol):
     request_id: str | None
     attempts: int
 
+    def redact(self, said: Any) -> Any: ...
     def read(self, timeout: float) -> bytes: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
@@ -67,7 +68,11 @@ class AgentStream:
         self._started = clock() if started is None else started
         self._silence = waited
         self._events = EventReader(
-            endpoint=endpoint, content_type=body.content_type, request_id=body.request_id, attempts=body.attempts
+            endpoint=endpoint,
+            content_type=body.content_type,
+            request_id=body.request_id,
+            attempts=body.attempts,
+            redact=body.redact,
         )
         self._arrived = self._events.arrived
         self._new_text = ""

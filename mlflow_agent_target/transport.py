@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ import requests
 from mlflow_agent_target.adapter import HostAdapter
 from mlflow_agent_target.body import Body
 from mlflow_agent_target.credentials import Login
-from mlflow_agent_target.error_bodies import parse_body, printable, server_reason
+from mlflow_agent_target.error_bodies import parse_body, printable, redacted, server_reason
 from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError, RequestTimeoutError, server_name
 from mlflow_agent_target.failures import FAILURES, connection_error
 from mlflow_agent_target.payload import encode_json
@@ -81,10 +82,18 @@ class RequestOptions:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer: its JSON value, the server's id of the request, and how many attempts it took."""
+    """A whole answer.
+
+    Attributes:
+        value: Its JSON value.
+        request_id: The server's id of the request, if it gave one.
+        redact: Takes what was sent as a login out of what the server said.
+        attempts: How many times the request was sent.
+    """
 
     value: Any
     request_id: str | None
+    redact: Callable[[Any], Any]
     attempts: int = 1
 
 
@@ -228,7 +237,8 @@ class Transport:
         raise self._error(response, len(body or b""), options, attempt)
 
     def _open(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Body:
-        return Body(response, options.endpoint, attempt.number, attempt.timeout, attempt.deadline)
+        redact = functools.partial(_redacted, response, options.headers)
+        return Body(response, options.endpoint, attempt.number, attempt.timeout, attempt.deadline, redact)
 
     def _whole_or_empty(self, response: requests.Response, options: RequestOptions, attempt: _Attempt) -> Reply:
         return self._whole(response, options, attempt, empty=b"{}")
@@ -239,13 +249,13 @@ class Transport:
         body = self._open(response, options, attempt)
         raw = _read(body, attempt.deadline)
         try:
-            return Reply(json.loads(raw or empty), body.request_id, attempt.number)
+            return Reply(json.loads(raw or empty), body.request_id, body.redact, attempt.number)
         except (ValueError, RecursionError) as error:
-            raise self._no_answer(_without_secrets(raw, response, options), body, options) from error
+            raise self._no_answer(raw, body, options) from error
 
     def _no_answer(self, raw: bytes, body: Body, options: RequestOptions) -> AgentTargetError:
         """Return the error that a success means whose body is not JSON."""
-        text = raw.decode("utf-8", errors="replace")
+        text = body.redact(raw.decode("utf-8", errors="replace"))
         kind = printable(body.content_type or "no content type")
         facts: dict[str, Any] = {
             "endpoint": options.endpoint,
@@ -277,7 +287,7 @@ class Transport:
                 raw += chunk
         return error_for_answer(
             response.status_code,
-            body=parse_body(_without_secrets(raw, response, options)),
+            body=body.redact(parse_body(raw)),
             headers=response.headers,
             endpoint=options.endpoint,
             retry_after=parse_retry_after(response.headers.get("retry-after"), self._clock.time()),
@@ -286,12 +296,10 @@ class Transport:
         )
 
 
-def _without_secrets(raw: bytes, response: requests.Response, options: RequestOptions) -> bytes:
-    """Return a body that is no answer without what was sent as a login: some gateways quote the request."""
-    for name, value in response.request.headers.items():
-        if name not in (*_NOT_SECRET, *options.headers) and (secret := value.rpartition(" ")[2]):
-            raw = raw.replace(secret.encode(), b"[redacted]")
-    return raw
+def _redacted(response: requests.Response, not_secret: Collection[str], said: Any) -> Any:
+    """Return what a server said without what was sent to it as a login."""
+    sent = response.request.headers.items()
+    return redacted(said, [value.rpartition(" ")[2] for name, value in sent if name not in (*_NOT_SECRET, *not_secret)])
 
 
 def _read(body: Body, deadline: float) -> bytes:

@@ -26,6 +26,9 @@ class Recorded:
     def __init__(self, *chunks: bytes) -> None:
         self.chunks = [chunk for chunk in chunks if chunk]
 
+    def redact(self, said: Any) -> Any:
+        return said
+
     def read(self, timeout: float) -> bytes:
         return self.chunks.pop(0) if self.chunks else b""
 

@@ -37,7 +37,7 @@ from mlflow_agent_target.errors import AgentTargetError
 from mlflow_agent_target.retry import RetryPolicy
 from mlflow_agent_target.transport import RequestOptions, Transport
 from tests.conftest import user
-from tests.scripted import CLOSE, RESET, Answer, ScriptedServer, whole
+from tests.scripted import CLOSE, RESET, Answer, ScriptedServer, chunked, events, whole
 
 Make = Callable[..., ScriptedServer]
 ANSWER = {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "ho"}]}]}
@@ -321,23 +321,32 @@ def test_a_failure_with_status_200_is_a_failure(body: dict[str, Any], scripted: 
     assert (caught.value.status_code, caught.value.body) == (200, body)
 
 
+SAID = "bad token hunter2\nforged line"
+PAGE = whole(f"<pre>{SAID}".encode(), content_type="text/html")
+
+
 @pytest.mark.parametrize(
-    "answer",
+    ("call", "answer"),
     [
-        pytest.param(whole({"error_code": "X", "message": "bad token hunter2\nforged line"}, 401), id="an error"),
-        pytest.param(whole(b"<pre>bad token hunter2\nforged line", content_type="text/html"), id="a page"),
+        pytest.param("predict", whole({"error_code": "X", "message": SAID}, 401), id="an error"),
+        pytest.param("predict", PAGE, id="a page"),
+        pytest.param("predict", whole({"error": {"message": SAID}}), id="a failure with status 200"),
+        pytest.param("predict_stream", chunked([events({"error": {"message": SAID}})]), id="an event"),
+        pytest.param("predict_stream", chunked([events(SAID)]), id="an event that is none"),
+        pytest.param("predict_stream", whole({"error": {"message": SAID}}), id="a failure in place of a stream"),
+        pytest.param("predict_stream", PAGE, id="a page in place of a stream"),
     ],
 )
 def test_a_token_is_in_no_error_and_no_log(
-    answer: Answer, scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    call: str, answer: Answer, scripted: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AGENT_TARGET_TOKEN", "hunter2")
-    server = scripted(answer)
+    client = client_of(scripted(answer))
     with caplog.at_level(logging.DEBUG), pytest.raises(AgentTargetError) as caught:
-        client_of(server).predict(endpoint="a", inputs="hi")
+        list(getattr(client, call)(endpoint="a", inputs="hi"))
     assert "hunter2" not in f"{caught.value} {caught.value.body} {caplog.text}"
     assert "\n" not in str(caught.value)
-    assert "bad token [redacted] forged line" in str(caught.value)
+    assert "bad token [redacted]" in str(caught.value)
 
 
 def test_what_a_trace_adds_to_a_request_is_no_secret(scripted: Make) -> None:
