@@ -20,8 +20,8 @@ _FASTEST_ROUND = 0.1
 # Answers that are slower than usual by this factor mean a queue; agents' own times vary by less, on average.
 _SLOW = 2.0
 _SHORTEST_EPOCH = 16
-# Seconds of waiting while nothing is available, doubled each time.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+# Seconds between tries while nothing is available, doubled each time: one row asks, and the others wait for it.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 # Seconds of the past that the rate is learned from, and the lowest rate.
 _MEMORY, _LOWEST_RATE = 15.0, 1 / 30.0
 _FIRST_CUT, _FIRST_RATE, _FEWEST_PASSED, _AGREEMENT = 16, 1.0, 4, 0.15
