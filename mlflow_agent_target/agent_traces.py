@@ -1,7 +1,9 @@
-"""An agent's own trace: read as it came, and copied below the span of the call that brought it."""
+"""An agent's own trace: where it is kept, how it is read, and copied below the span of the call that brought it."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,6 +81,24 @@ class AgentTrace:
             assessment.trace_id = info.trace_id
             assessment.span_id = span_ids.get(assessment.span_id)
             info.assessments.append(assessment)
+
+
+def tracking_store() -> str | None:
+    """Return what tells the tracking store of this process from others; None for one that keeps no trace in pieces.
+
+    A trace can only be joined where it is kept.
+    """
+    uri = mlflow.get_tracking_uri()
+    scheme, colon, rest = uri.partition("://")
+    if uri.startswith("databricks"):
+        return None
+    if scheme == "sqlite":
+        uri = f"{scheme}:{os.path.abspath(rest.removeprefix('/'))}"
+    elif not colon or scheme == "file":
+        uri = f"{uri}#{os.getpid()}"  # files are written as a whole, by one process
+    else:
+        uri = rest.rpartition("@")[2]  # a login is no part of it
+    return hashlib.sha256(uri.encode()).hexdigest()
 
 
 def _root_first(spans: list[Any]) -> list[Any]:

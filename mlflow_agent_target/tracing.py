@@ -6,9 +6,7 @@ Nothing is traced unless the caller is within a span of its own, or `autolog` wa
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
-import os
 import re
 import sys
 import time
@@ -19,7 +17,7 @@ from typing import Any, Protocol
 
 import mlflow
 
-from mlflow_agent_target.agent_traces import SESSION, USAGE, AgentTrace, stored_trace, trace_in_memory
+from mlflow_agent_target.agent_traces import SESSION, USAGE, AgentTrace, stored_trace, trace_in_memory, tracking_store
 from mlflow_agent_target.answers import AgentResponse
 from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import AgentTargetError, server_name
@@ -270,24 +268,6 @@ def _end_dropped() -> None:
         except IndexError:
             return  # another thread took the last
         end()
-
-
-def tracking_store() -> str | None:
-    """Return what tells the tracking store of this process from others; None for one that keeps no trace in pieces.
-
-    A trace can only be joined where it is kept.
-    """
-    uri = mlflow.get_tracking_uri()
-    scheme, colon, rest = uri.partition("://")
-    if uri.startswith("databricks"):
-        return None
-    if scheme == "sqlite":
-        uri = f"{scheme}:{os.path.abspath(rest.removeprefix('/'))}"
-    elif not colon or scheme == "file":
-        uri = f"{uri}#{os.getpid()}"  # files are written as a whole, by one process
-    else:
-        uri = rest.rpartition("@")[2]  # a login is no part of it
-    return hashlib.sha256(uri.encode()).hexdigest()
 
 
 def _told_trace_id(response: AgentResponse) -> str | None:

@@ -24,7 +24,15 @@ from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentResponse, ResponsesAgentStreamEvent
 
 import mlflow_agent_target
-from mlflow_agent_target import AgentError, AgentStream, AgentTargetClient, EndpointNotFoundError, serve, tracing
+from mlflow_agent_target import (
+    AgentError,
+    AgentStream,
+    AgentTargetClient,
+    EndpointNotFoundError,
+    agent_traces,
+    serve,
+    tracing,
+)
 from mlflow_agent_target.server import LocalServer, runs
 from tests.conftest import DEMO
 from tests.scripted import ScriptedServer, chunked, events, whole
@@ -464,7 +472,7 @@ class TestWhatIsSent:
     def test_stores_are_told_apart(self, one: str, other: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         def store(uri: str) -> str | None:
             monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
-            return tracing.tracking_store()
+            return agent_traces.tracking_store()
 
         assert (store(one) == store(other)) is same
         assert "secret" not in str(store(one))
