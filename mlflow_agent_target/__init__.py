@@ -10,13 +10,13 @@ __version__ = "0.1.0"
 # Names are loaded when they are first used (PEP 562): importing the package costs nothing by itself.
 _HOMES = {
     "AgentError": "errors",
-    "AgentResponse": "answers",
-    "AgentStream": "streams",
+    "AgentResponse": "formats.answers",
+    "AgentStream": "streams.stream",
     "AgentTargetClient": "client",
     "AgentTargetError": "errors",
     "AuthenticationError": "errors",
-    "BatchResult": "results",
-    "BatchRow": "results",
+    "BatchResult": "batch.results",
+    "BatchRow": "batch.results",
     "EndpointNotFoundError": "errors",
     "EndpointUnavailableError": "errors",
     "InterfaceMismatchError": "errors",
@@ -26,7 +26,7 @@ _HOMES = {
     "RateLimitError": "errors",
     "RequestTimeoutError": "errors",
     "StreamInterruptedError": "errors",
-    "autolog": "tracing",
+    "autolog": "tracing.spans",
     "run_local": "plugin",
     "serve": "server",
     "target_help": "plugin",
@@ -35,7 +35,8 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (strings all)
 
 if TYPE_CHECKING:
-    from mlflow_agent_target.answers import AgentResponse as AgentResponse
+    from mlflow_agent_target.batch.results import BatchResult as BatchResult
+    from mlflow_agent_target.batch.results import BatchRow as BatchRow
     from mlflow_agent_target.client import AgentTargetClient as AgentTargetClient
     from mlflow_agent_target.errors import AgentError as AgentError
     from mlflow_agent_target.errors import AgentTargetError as AgentTargetError
@@ -49,13 +50,12 @@ if TYPE_CHECKING:
     from mlflow_agent_target.errors import RateLimitError as RateLimitError
     from mlflow_agent_target.errors import RequestTimeoutError as RequestTimeoutError
     from mlflow_agent_target.errors import StreamInterruptedError as StreamInterruptedError
+    from mlflow_agent_target.formats.answers import AgentResponse as AgentResponse
     from mlflow_agent_target.plugin import run_local as run_local
     from mlflow_agent_target.plugin import target_help as target_help
-    from mlflow_agent_target.results import BatchResult as BatchResult
-    from mlflow_agent_target.results import BatchRow as BatchRow
     from mlflow_agent_target.server import serve as serve
-    from mlflow_agent_target.streams import AgentStream as AgentStream
-    from mlflow_agent_target.tracing import autolog as autolog
+    from mlflow_agent_target.streams.stream import AgentStream as AgentStream
+    from mlflow_agent_target.tracing.spans import autolog as autolog
 
 
 def __getattr__(name: str) -> Any:

@@ -11,28 +11,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlflow_agent_target import tracing
-from mlflow_agent_target.answers import AgentResponse
-from mlflow_agent_target.connection import Connection
-from mlflow_agent_target.credentials import sdk_login
-from mlflow_agent_target.endpoint import Endpoint
+from mlflow_agent_target.endpoints.endpoint import Endpoint
+from mlflow_agent_target.endpoints.management import EndpointManagement
+from mlflow_agent_target.endpoints.platform import open_ai_client
+from mlflow_agent_target.endpoints.routes import Connection
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.interfaces import INTERFACES, Interface, interface_for_task
-from mlflow_agent_target.management import EndpointManagement
-from mlflow_agent_target.names import agent_name, one_name
-from mlflow_agent_target.retry import RetryPolicy
-from mlflow_agent_target.streams import AgentStream
-from mlflow_agent_target.target import Settings, Target
-from mlflow_agent_target.transport import RequestOptions
-from mlflow_agent_target.workspace import open_ai_client
+from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.formats.interface import INTERFACES, Interface, interface_for_task
+from mlflow_agent_target.http.exchange import RequestOptions
+from mlflow_agent_target.http.retry import RetryPolicy
+from mlflow_agent_target.streams.stream import AgentStream
+from mlflow_agent_target.target.login import sdk_login
+from mlflow_agent_target.target.names import agent_name, one_name
+from mlflow_agent_target.target.uri import Settings, Target
+from mlflow_agent_target.tracing import spans as tracing
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from openai import OpenAI
 
-    from mlflow_agent_target.progress import Progress
-    from mlflow_agent_target.results import BatchResult
-    from mlflow_agent_target.workspace import ServingEndpoint
+    from mlflow_agent_target.batch.progress import Progress
+    from mlflow_agent_target.batch.results import BatchResult
+    from mlflow_agent_target.endpoints.platform import ServingEndpoint
 
 
 # What endpoints look like, whatever they serve.
@@ -118,7 +118,7 @@ class AgentTargetClient(EndpointManagement):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        from mlflow_agent_target.frames import is_frame
+        from mlflow_agent_target.batch.frames import is_frame
 
         agent = self._endpoint(deployment_name, endpoint)
         if is_frame(inputs):
@@ -134,7 +134,7 @@ class AgentTargetClient(EndpointManagement):
         return answer
 
     def _predict_frame(self, endpoint: str | None, frame: Any) -> Any:
-        from mlflow_agent_target.frames import frame_of, requests_of
+        from mlflow_agent_target.batch.frames import frame_of, requests_of
 
         result = self.predict_batch(endpoint, requests_of(frame), progress=False, mlflow_run=False)
         if result.interrupted:
@@ -240,11 +240,11 @@ class AgentTargetClient(EndpointManagement):
             InvalidInputError: The inputs, an option or the journal can't be used, or the journal is of other inputs.
             AgentTargetError: What every row would share, or what one failed with if `on_error` is "raise".
         """
-        from mlflow_agent_target.batch import run
-        from mlflow_agent_target.options import BatchOptions
-        from mlflow_agent_target.progress import observer_for
-        from mlflow_agent_target.report import logged
-        from mlflow_agent_target.rows import Rows
+        from mlflow_agent_target.batch.mlflow_run import logged
+        from mlflow_agent_target.batch.policy import BatchOptions
+        from mlflow_agent_target.batch.progress import observer_for
+        from mlflow_agent_target.batch.run import run
+        from mlflow_agent_target.batch.tables import Rows
 
         once = replace(self._options, retries=RetryPolicy(max_retries=0))  # the batch has a retry layer of its own
         agent = self._with(once)._endpoint(None, endpoint)

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_agent_target import tracing
-from mlflow_agent_target.answers import AgentResponse
+from mlflow_agent_target.endpoints.platform import ServingEndpoint
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.workspace import ServingEndpoint
+from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.tracing import spans as tracing
 
 # MLflow's ConversationSimulator passes it beside the conversation.
 _SESSION = "mlflow_session_id"

@@ -10,8 +10,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_agent_target import errors
-from mlflow_agent_target.error_bodies import parse_body, printable, server_reason
 from mlflow_agent_target.errors import AgentTargetError
+from mlflow_agent_target.text import parse_body, printable, server_reason
 
 CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, AgentTargetError)]
 

@@ -18,12 +18,13 @@ from mlflow.entities import Trace
 from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentResponse
 
-from mlflow_agent_target import AgentTargetClient, InvalidInputError, RateLimitError, serve, tracing
+from mlflow_agent_target import AgentTargetClient, InvalidInputError, RateLimitError, serve
 from mlflow_agent_target.evaluation import request
 from mlflow_agent_target.server import LocalServer, runs
+from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import AGENTS, user
 from tests.scripted import ScriptedServer, whole
-from tests.test_tracing import AGENT, ANSWER, V2_TRACE, span_named, tree
+from tests.tracing.test_spans import AGENT, ANSWER, V2_TRACE, span_named, tree
 
 harness = pytest.mark.skipif(
     importlib.util.find_spec("mlflow.genai.evaluation.harness") is None,

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mlflow_agent_target.credentials import is_loopback
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.names import endpoint_name
-from mlflow_agent_target.target import NAME, TOKEN_VARIABLE
+from mlflow_agent_target.target.login import is_loopback
+from mlflow_agent_target.target.names import endpoint_name
+from mlflow_agent_target.target.uri import NAME, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     import uvicorn

@@ -17,11 +17,11 @@ from mlflow.types.llm import ChatCompletionChunk, ChatCompletionResponse, ChatMe
 from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from mlflow_agent_target import interfaces
-from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.formats import interface as interfaces
 from mlflow_agent_target.server.loading import ACCEPTED, load_agent
 from mlflow_agent_target.server.runs import Run, traced
+from mlflow_agent_target.text import printable
 
 _logger = logging.getLogger(__name__)
 

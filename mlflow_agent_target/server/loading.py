@@ -11,8 +11,8 @@ from typing import Any
 import mlflow
 from mlflow.pyfunc import PythonModelContext
 
-from mlflow_agent_target.error_bodies import printable
 from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.text import printable
 
 ACCEPTED = (
     "Give a logged model (models:/NAME/VERSION, runs:/RUN/PATH), a model's folder, a Python file that calls "

@@ -16,8 +16,8 @@ from mlflow.pyfunc.context import Context, set_prediction_context
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from mlflow_agent_target.agent_traces import tracking_store
-from mlflow_agent_target.tracing import STORE_HEADER
+from mlflow_agent_target.tracing.agent_trace import tracking_store
+from mlflow_agent_target.tracing.spans import STORE_HEADER
 
 try:
     from mlflow.tracing.provider import get_context_api

@@ -1,0 +1,1 @@
+"""Many rows. Knows an endpoint only as a callable."""

@@ -1,0 +1,158 @@
+"""What a batch logs to MLflow: parameters, metrics as it goes, and at its end the results and figures of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mlflow_agent_target.batch.progress import Progress
+from mlflow_agent_target.batch.results import BatchResult
+
+_logger = logging.getLogger(__name__)
+
+_FOLDER = "batch"
+_SECONDS_BETWEEN_METRICS = 5.0
+# A figure shows no more than this; every other point is dropped when there are more.
+_MOST_POINTS = 2000
+# MLflow holds a table in memory, and shows it in a browser.
+_MOST_TABLE_ROWS = 10_000
+_TABLE_COLUMNS = ("index", "id", "status", "output_text", "error", "error_message", "attempts", "seconds")
+
+
+@contextlib.contextmanager
+def logged(wanted: bool | None, parameters: dict[str, Any]) -> Iterator[RunLog | None]:
+    """Log a batch to the active run, or to one of its own.
+
+    Args:
+        wanted: True to start a run where none is active; None for only where one is; False for not at all.
+        parameters: What to log as the run's parameters.
+
+    Yields:
+        What to tell of the progress and of the result; None when nothing is to be logged.
+    """
+    if wanted is False:
+        yield None
+        return
+    import mlflow
+
+    active = mlflow.active_run()
+    if active is not None:
+        yield RunLog(active.info.run_id, parameters)
+    elif wanted:
+        with mlflow.start_run() as run:
+            yield RunLog(run.info.run_id, parameters)
+    else:
+        yield None
+
+
+class RunLog:
+    """Logs one batch to one run. An observer of the batch: called with its progress."""
+
+    def __init__(self, run_id: str, parameters: dict[str, Any]) -> None:
+        from mlflow import MlflowClient
+
+        self._run_id = run_id
+        self._client = MlflowClient()
+        self._next = 0.0
+        # Seconds, rows done, concurrency and requests in flight, over time.
+        self._points: list[tuple[float, int, int, int]] = []
+        self._step = 1
+        self._looks = 0
+        with _tolerated("parameters"):
+            for key, value in parameters.items():
+                self._client.log_param(run_id, f"{_FOLDER}.{key}", value)
+
+    def __call__(self, progress: Progress) -> None:
+        """Note the progress, and log it when it is time."""
+        if self._looks % self._step == 0:
+            self._points.append((progress.seconds, progress.done, progress.concurrency, progress.in_flight))
+            if len(self._points) > _MOST_POINTS:
+                del self._points[1::2]
+                self._step *= 2
+        self._looks += 1
+        if progress.seconds >= self._next:
+            self._next = progress.seconds + _SECONDS_BETWEEN_METRICS
+            self._metrics(_metrics_of(progress), int(progress.seconds))
+
+    def finish(self, result: BatchResult) -> None:
+        """Log what came of the batch. What can't be logged is a warning: the result is worth more than its report."""
+        summary = result.summary()
+        with _tolerated("metrics"):
+            numbers = {key: summary[key] for key in ("ok", "failed", "in_doubt", "attempts", "rows_per_second")}
+            latency = {f"latency_{name}": seconds for name, seconds in summary["latency"].items()}
+            self._metrics({**numbers, **latency, **summary["tokens"]}, math.ceil(summary["seconds"]))
+        with _tolerated("table of results"):
+            self._table(result)
+        with _tolerated("figures"):
+            for name, figure in _figures(result, self._points, summary).items():
+                self._client.log_figure(self._run_id, figure, f"{_FOLDER}/{name}.png")
+
+    def _metrics(self, values: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        metrics = [Metric(f"{_FOLDER}/{key}", float(value), now, step) for key, value in values.items()]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _table(self, result: BatchResult) -> None:
+        rows = list(itertools.islice(result, _MOST_TABLE_ROWS))
+        if len(result) > len(rows):
+            _logger.warning("The run's table shows the first %d of %d rows.", len(rows), len(result))
+        columns = {name: [getattr(row, name) for row in rows] for name in _TABLE_COLUMNS}
+        self._client.log_table(self._run_id, columns, f"{_FOLDER}/results.json")
+
+
+def _metrics_of(progress: Progress) -> dict[str, float]:
+    metrics: dict[str, float] = {
+        "rows_done": progress.done,
+        "rows_failed": progress.failed,
+        "rows_per_second": progress.rows_per_second,
+        "concurrency": progress.concurrency,
+        "in_flight": progress.in_flight,
+        "input_tokens": progress.input_tokens,
+        "output_tokens": progress.output_tokens,
+    }
+    if latencies := sorted(progress.latencies):
+        for percent in (50, 95):
+            metrics[f"latency_p{percent}"] = latencies[(len(latencies) - 1) * percent // 100]
+    return metrics
+
+
+def _figures(
+    result: BatchResult, points: Sequence[tuple[float, int, int, int]], summary: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw what to look at. Without pyplot, which keeps figures and may open windows."""
+    from matplotlib.figure import Figure
+
+    def axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        plot = figure.add_subplot(title=title, xlabel=x, ylabel=y)
+        return figure, plot
+
+    figures = {}
+    figures["latency"], plot = axes("How long rows took", "seconds", "rows")
+    plot.hist(result.latencies(), bins=50)
+    figures["throughput"], plot = axes("Throughput", "seconds since the start", "rows a second")
+    pairs = [(a, b) for a, b in itertools.pairwise(points) if b[0] > a[0]]
+    plot.plot([b[0] for _, b in pairs], [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs])
+    figures["concurrency"], plot = axes("Concurrency", "seconds since the start", "requests")
+    plot.step([p[0] for p in points], [p[2] for p in points], where="post", label="allowed")
+    plot.step([p[0] for p in points], [p[3] for p in points], where="post", label="in flight")
+    plot.legend()
+    if summary["errors"]:
+        figures["errors"], plot = axes("Errors by kind", "rows", "")
+        plot.barh(list(summary["errors"]), list(summary["errors"].values()))
+    return figures
+
+
+@contextlib.contextmanager
+def _tolerated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        _logger.warning("The batch's %s could not be logged to MLflow: %s", what, error)

@@ -1,0 +1,156 @@
+"""How a batch is getting on: looked at from time to time, for a bar, a callable, MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_agent_target.batch.journal import FAILED, Outcome
+
+_logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOOKS = 0.25
+# Rows whose times are kept.
+_LATEST = 1000
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a batch is getting on.
+
+    Attributes:
+        done: Rows that have ended, well or not, those of earlier runs included.
+        failed: How many of them failed in this run.
+        earlier: Rows that had ended in earlier runs, by the journal, and are not sent again.
+        total: How many rows there are; None while that is not known.
+        in_flight: Requests that are being answered.
+        concurrency: The most requests in flight at present.
+        seconds: Since the run began.
+        input_tokens, output_tokens: Tokens of this run's answers, as far as the agent counts them.
+        latencies: Seconds that each of the latest rows took.
+    """
+
+    done: int
+    failed: int
+    earlier: int
+    total: int | None
+    in_flight: int
+    concurrency: int
+    seconds: float
+    input_tokens: int
+    output_tokens: int
+    latencies: Sequence[float]
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows that ended in each second of this run."""
+        return (self.done - self.earlier) / self.seconds if self.seconds > 0 else 0.0
+
+
+class Tally:
+    """Counts what a batch has come to. What another thread reads may be a moment old."""
+
+    def __init__(self) -> None:
+        self.earlier = 0
+        self._done = self._failed = 0
+        self._input_tokens = self._output_tokens = 0
+        self._latencies: deque[float] = deque(maxlen=_LATEST)
+        self._started = time.monotonic()
+
+    def ended(self, outcome: Outcome) -> None:
+        """A row ended in this run."""
+        self._done += 1
+        self._failed += outcome.state == FAILED
+        self._input_tokens += outcome.input_tokens or 0
+        self._output_tokens += outcome.output_tokens or 0
+        if outcome.seconds is not None:
+            self._latencies.append(outcome.seconds)
+
+    def progress(self, total: int | None, in_flight: int, concurrency: int) -> Progress:
+        """Return how it goes."""
+        return Progress(
+            done=self.earlier + self._done,
+            failed=self._failed,
+            earlier=self.earlier,
+            total=total,
+            in_flight=in_flight,
+            concurrency=concurrency,
+            seconds=time.monotonic() - self._started,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            latencies=list(self._latencies),
+        )
+
+
+Observer = Callable[[Progress], None]
+
+
+@contextlib.contextmanager
+def watching(look: Callable[[], Progress], observers: Sequence[Observer]) -> Iterator[None]:
+    """Tell observers how it goes, in a thread of its own, and once more at the end."""
+    remaining = list(observers)
+
+    def tell() -> None:
+        progress = look()
+        for observer in list(remaining):
+            try:
+                observer(progress)
+            except Exception:  # what looks on must not end a run
+                _logger.warning("An observer of the batch failed, and is told no more.", exc_info=True)
+                remaining.remove(observer)
+
+    def watch() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            tell()
+
+    if not remaining:
+        yield
+        return
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch, name="agent-target-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        tell()
+
+
+@contextlib.contextmanager
+def observer_for(progress: bool | Observer | None) -> Iterator[list[Observer]]:
+    """Yield what shows the progress: nothing, a bar on stderr, or the caller's own.
+
+    Args:
+        progress: None for a bar where somebody may be looking: in a terminal and in a notebook.
+    """
+    if callable(progress):
+        yield [progress]
+        return
+    if progress is False or (progress is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):
+        yield []
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(unit="row", dynamic_ncols=True, file=None if "ipykernel" in sys.modules else sys.stderr) as bar:
+
+        def show(progress: Progress) -> None:
+            _show(bar, progress)
+
+        yield [show]
+
+
+def _show(bar: Any, progress: Progress) -> None:
+    if bar.initial == 0 == bar.n and progress.earlier:
+        bar.initial = bar.n = progress.earlier  # the rate is this run's
+    bar.total = progress.total
+    bar.set_postfix(failed=progress.failed, in_flight=f"{progress.in_flight}/{progress.concurrency}", refresh=False)
+    bar.update(progress.done - bar.n)
+    bar.refresh()

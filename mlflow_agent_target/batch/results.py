@@ -1,0 +1,279 @@
+"""What came of a batch: its rows in the order of the inputs, read from the journal as they are looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import operator
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from mlflow_agent_target.batch.journal import FAILED, IN_DOUBT, OK, Reader, delete
+from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.formats.answers import AgentResponse
+
+_ROWS_AT_A_TIME = 256
+_MOST_LATENCIES = 10_000
+_ENDED = f"state IN ('{OK}', '{FAILED}', '{IN_DOUBT}')"
+_IS_FAILED = f"state = '{FAILED}'"
+_PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """What came of one row.
+
+    Attributes:
+        index: Its place among the inputs, from 0.
+        id: What its `id` column said; None where there is none.
+        status: "ok", "failed", or "in_doubt" for a row that an earlier process had in flight when it ended, where
+            `rerun_in_doubt=False` left it so.
+        response: The whole answer; None unless "ok".
+        output_text: All text of the answer; None unless "ok".
+        error: The error's class; None unless "failed".
+        error_message: What the error says; None unless "failed".
+        attempts: How many times it was sent.
+        seconds: How long the last attempt took.
+        usage: The answer's tokens (`input_tokens`, `output_tokens`, `total_tokens`); None where they are not counted.
+        request_id: The platform's id of the request; None where it gave none.
+    """
+
+    index: int
+    id: Any
+    status: str
+    response: AgentResponse | None = field(repr=False)
+    output_text: str | None
+    error: str | None
+    error_message: str | None
+    attempts: int
+    seconds: float | None
+    usage: dict[str, int] | None
+    request_id: str | None
+
+
+_COLUMNS = (
+    "position, id, state, response, output_text, error, error_message, attempts, seconds, input_tokens, output_tokens, "
+    "total_tokens, request_id"
+)
+_TOKENS = ("input_tokens", "output_tokens", "total_tokens")
+
+
+class BatchResult(Sequence[BatchRow]):
+    """The rows of a batch that have ended, in the order of the inputs.
+
+    Read from the journal as they are looked at, so that a million of them need no memory. Without a journal they are
+    in a temporary file, which is deleted with this object.
+
+    Attributes:
+        interrupted: Whether Ctrl-C ended the run before all rows were sent.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        is_temporary: bool = False,
+        seconds: float = 0.0,
+        sent: int = 0,
+        interrupted: bool = False,
+    ) -> None:
+        self.interrupted = interrupted
+        self._seconds = seconds
+        self._sent = sent
+        self._where = _ENDED
+        self._reader = Reader(path)
+        if is_temporary:
+            # Of the reader, which outlives this object where `failed` is still looked at.
+            weakref.finalize(self._reader, delete, path)
+
+    def __len__(self) -> int:
+        return int(self._select(f"SELECT count(*) FROM rows WHERE {self._where}")[0][0])
+
+    def __iter__(self) -> Iterator[BatchRow]:
+        return map(_row, self._raw())
+
+    @overload
+    def __getitem__(self, index: int) -> BatchRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[BatchRow]: ...
+    def __getitem__(self, index: int | slice) -> BatchRow | list[BatchRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = operator.index(index)
+        offset = index + len(self) if index < 0 else index
+        found = offset >= 0 and self._select(
+            f"SELECT {_COLUMNS} FROM rows WHERE {self._where} ORDER BY position LIMIT 1 OFFSET ?", offset
+        )
+        if not found:
+            raise IndexError(f"There is no row {index}: {len(self)} have ended.")
+        return _row(found[0])
+
+    def __repr__(self) -> str:
+        counts = self._select(f"SELECT state, count(*) FROM rows WHERE {self._where} GROUP BY state")
+        said = ", ".join(f"{count} {state}" for state, count in sorted(counts, reverse=True))
+        return f"<BatchResult: {said or 'no rows'}{', interrupted' if self.interrupted else ''}>"
+
+    @property
+    def failed(self) -> BatchResult:
+        """The rows that failed. The same call with the same journal sends them again."""
+        view = BatchResult.__new__(BatchResult)
+        view.__dict__.update(self.__dict__)
+        view._where = _IS_FAILED
+        return view
+
+    def summary(self) -> dict[str, Any]:
+        """Return counts, rate, latencies, tokens and errors.
+
+        Returns:
+            `rows`, `ok`, `failed`, `in_doubt` (counts), `attempts` (requests of all kept rows), `seconds` and
+            `rows_per_second` (of this run), `latency` (`p50`, `p90`, `p95`, `p99`, `max`: seconds of the rows' last
+            attempts), `tokens` (sums of `input_tokens`, `output_tokens`, `total_tokens`) and `errors` (how many rows
+            failed with each class).
+        """
+        where = self._where
+        counts = dict(self._select(f"SELECT state, count(*) FROM rows WHERE {where} GROUP BY state"))
+        attempts, *tokens = self._select(
+            f"SELECT sum(attempts), {', '.join(f'sum({name})' for name in _TOKENS)} FROM rows WHERE {where}"
+        )[0]
+        errors = self._select(
+            f"SELECT error, count(*) FROM rows WHERE {_IS_FAILED} GROUP BY error ORDER BY count(*) DESC, error"
+        )
+        return {
+            "rows": sum(counts.values()),
+            OK: counts.get(OK, 0),
+            FAILED: counts.get(FAILED, 0),
+            IN_DOUBT: counts.get(IN_DOUBT, 0),
+            "attempts": attempts or 0,
+            "seconds": round(self._seconds, 3),
+            "rows_per_second": round(self._sent / self._seconds, 3) if self._seconds else 0.0,
+            "latency": self._latency(),
+            "tokens": {name: count or 0 for name, count in zip(_TOKENS, tokens, strict=True)},
+            "errors": dict(errors),
+        }
+
+    def _latency(self) -> dict[str, float]:
+        where = f"{self._where} AND attempts > 0 AND seconds IS NOT NULL"
+        count = self._select(f"SELECT count(*) FROM rows WHERE {where}")[0][0]
+        if not count:
+            return {}
+        names = {f"p{percent}": (count - 1) * percent // 100 for percent in _PERCENTILES} | {"max": count - 1}
+        sql = f"SELECT seconds FROM rows WHERE {where} ORDER BY seconds LIMIT 1 OFFSET ?"
+        return {name: round(self._select(sql, offset)[0][0], 4) for name, offset in names.items()}
+
+    def latencies(self) -> list[float]:
+        """Return the seconds of the rows' last attempts, at most ten thousand of them, evenly chosen."""
+        sql = f"SELECT seconds FROM rows WHERE {self._where} AND attempts > 0 AND position % ? = 0 AND seconds > 0"
+        return [seconds for (seconds,) in self._select(sql, len(self) // _MOST_LATENCIES + 1)]
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row for each, in order, and the columns of `BatchRow`, tokens apart.
+
+        Raises:
+            InvalidInputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise InvalidInputError("to_pandas needs pandas: pip install 'mlflow-agent-target[local]'.") from error
+        return pandas.DataFrame(map(_record, self._raw()), columns=list(_SCHEMA))
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write a file with a JSON object for each row, a line each, with the columns of `BatchRow`, tokens apart.
+
+        Args:
+            path: The file. It appears when it is complete; one that is there is replaced.
+        """
+        with _replacing(Path(path)) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            for raw in self._raw():
+                # Halves of surrogate pairs become backslash and number, which is how JSON says them.
+                file.write(json.dumps(_record(raw), ensure_ascii=False) + "\n")
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write a Parquet file with a row for each, and the columns of `BatchRow`, tokens apart.
+
+        `id` and `response` are JSON text: Parquet has no type for what differs from row to row.
+
+        Args:
+            path: The file. It appears when it is complete; one that is there is replaced.
+
+        Raises:
+            InvalidInputError: pyarrow is not installed.
+        """
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise InvalidInputError("to_parquet needs pyarrow: pip install 'mlflow-agent-target[local]'.") from error
+        schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _SCHEMA.items()])
+        with _replacing(Path(path)) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
+            rows = self._raw()
+            while raw := list(itertools.islice(rows, _ROWS_AT_A_TIME)):
+                columns = zip(*raw, strict=True)
+                writer.write_table(pyarrow.table(dict(zip(_SCHEMA, columns, strict=True)), schema=schema))
+
+    def _raw(self) -> Iterator[tuple[Any, ...]]:
+        after = -1
+        while found := self._select(
+            f"SELECT {_COLUMNS} FROM rows WHERE {self._where} AND position > ? ORDER BY position LIMIT ?",
+            after,
+            _ROWS_AT_A_TIME,
+        ):
+            yield from found
+            after = found[-1][0]
+
+    def _select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._reader.select(sql, *values)
+
+
+_SCHEMA = {
+    "index": "int64",
+    "id": "string",
+    "status": "string",
+    "response": "string",
+    "output_text": "string",
+    "error": "string",
+    "error_message": "string",
+    "attempts": "int64",
+    "seconds": "float64",
+    "input_tokens": "int64",
+    "output_tokens": "int64",
+    "total_tokens": "int64",
+    "request_id": "string",
+}
+
+
+def _row(raw: tuple[Any, ...]) -> BatchRow:
+    record = _record(raw)
+    tokens = {name: record.pop(name) for name in _TOKENS}
+    usage = None if tokens["input_tokens"] is None else tokens
+    response = record.pop("response")
+    return BatchRow(
+        **record,
+        usage=usage,
+        response=None if response is None else AgentResponse(response, request_id=record["request_id"]),
+    )
+
+
+def _record(raw: tuple[Any, ...]) -> dict[str, Any]:
+    record = dict(zip(_SCHEMA, raw, strict=True))
+    record["id"] = json.loads(record["id"])
+    record["response"] = None if record["response"] is None else json.loads(record["response"])
+    return record
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a file beside `path` that takes its place when all went well."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise InvalidInputError(f"{str(path)!r} can't be written: {error}.") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,169 @@
+"""Many rows: asked once each, a bounded window in flight, every outcome recorded, resumed where it stopped.
+
+The caller's thread reads the rows, some ahead of what is sent; the scheduler's thread does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import math
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_agent_target.batch.journal import IN_DOUBT, OK, Claim, Journal, delete
+from mlflow_agent_target.batch.policy import BatchOptions
+from mlflow_agent_target.batch.progress import Observer, Tally, watching
+from mlflow_agent_target.batch.results import BatchResult
+from mlflow_agent_target.batch.scheduler import Query, Scheduler, Task
+from mlflow_agent_target.batch.tables import Row, Rows, digest
+from mlflow_agent_target.errors import InvalidInputError
+
+_logger = logging.getLogger(__name__)
+
+
+def run(
+    query: Query,
+    rows: Rows,
+    *,
+    journal: Path | None,
+    about: dict[str, Any],
+    options: BatchOptions,
+    observers: Sequence[Observer] = (),
+) -> BatchResult:
+    """Ask once for each row and record what comes of it.
+
+    Args:
+        query: Asks for one row, once: without retries of its own.
+        rows: What to ask.
+        journal: The file to record in, and to go on from; None for a temporary one.
+        about: What the journal belongs to, such as the endpoint.
+        options: How.
+        observers: Told from time to time how it goes.
+
+    Returns:
+        An outcome for each row; after Ctrl-C, for those that were sent.
+
+    Raises:
+        InvalidInputError: The journal belongs to other rows, or can't be used.
+        AgentTargetError: What every row would share, or, with `on_error="raise"`, what one row failed with. What had
+            ended is in the journal, and the same call goes on from there.
+    """
+    started = time.monotonic()
+    path = journal if journal is not None else _temporary()
+    result = None
+    try:
+        record = Journal(path, about, durable=journal is not None)
+        try:
+            scheduler = Scheduler(query, record, options)
+            with watching(lambda: scheduler.progress(rows.size), observers):
+                _drive(scheduler, _to_send(rows, record, scheduler.tally, options.rerun_in_doubt))
+        finally:
+            record.close()
+        if scheduler.error is not None:
+            raise scheduler.error
+        if scheduler.interrupted:
+            _logger.warning(
+                "Stopped by Ctrl-C. What was in flight has ended; the result holds the rows that were sent."
+            )
+        result = BatchResult(
+            path,
+            is_temporary=journal is None,
+            seconds=time.monotonic() - started,
+            sent=scheduler.sent,
+            interrupted=scheduler.interrupted,
+        )
+        return result
+    finally:
+        if journal is None and result is None:
+            delete(path)
+
+
+def _temporary() -> Path:
+    with tempfile.NamedTemporaryFile(prefix="agent-target-", suffix=".db", delete=False) as file:
+        return Path(file.name)
+
+
+def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
+    """Read the rows, in the caller's own thread, and see the scheduler to its end."""
+    with _ctrl_c(scheduler.interrupt):
+        scheduler.start()
+        try:
+            for task in tasks:
+                if not scheduler.feed(task):
+                    break
+            scheduler.close()
+            scheduler.wait()
+        except Exception:
+            # The rows could not be read: what is in flight ends in good order.
+            scheduler.stop()
+            scheduler.wait()
+            raise
+        except BaseException:
+            scheduler.abandon()
+            raise
+
+
+def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt: bool) -> Iterator[Task]:
+    """Yield the rows that the journal does not have the end of, having compared those it knows."""
+    known = record.known()
+    ahead = next(known, None)
+    count = 0
+    for position, row in enumerate(rows):
+        count = position + 1
+        claim = Claim(position, digest(row.inputs), _said(row.id))
+        if ahead is not None and ahead.position == position:
+            if ahead.digest != claim.digest:
+                raise InvalidInputError(
+                    f"Row {position} is not the one that the journal {str(record.path)!r} has there: that belongs to "
+                    "other inputs. Name another file as the journal, or give the inputs in the same order."
+                )
+            has_ended = ahead.state == OK or (ahead.state == IN_DOUBT and not rerun_in_doubt)
+            ahead = next(known, None)
+            if has_ended:
+                tally.earlier += 1
+                continue
+        yield Task(claim, row.inputs)
+    if ahead is not None:
+        raise InvalidInputError(
+            f"The inputs end after {count} rows, but the journal {str(record.path)!r} has more: that belongs to other "
+            "inputs. Name another file as the journal."
+        )
+
+
+def _said(id_: Any) -> str:
+    """Return a row's id as JSON, whatever it is: as text where it is nothing that JSON knows."""
+    if isinstance(id_, float) and math.isnan(id_):
+        return "null"  # a frame's missing id
+    try:
+        return json.dumps(id_, default=str, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(str(id_))
+
+
+@contextlib.contextmanager
+def _ctrl_c(first: Callable[[], None]) -> Iterator[None]:
+    """Call `first` at the first Ctrl-C; raise KeyboardInterrupt at the second."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # somebody else's to handle
+        return
+    count = itertools.count()
+
+    def handle(number: int, frame: Any) -> None:
+        if next(count):
+            signal.default_int_handler(number, frame)
+        first()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,1 @@
+"""One agent, and what a workspace knows of its endpoints."""

@@ -1,0 +1,156 @@
+"""Whole answers: what came back, and how it is read whatever the interface."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from mlflow_agent_target.errors import AgentError, InvalidResponseError, server_name
+from mlflow_agent_target.formats.interface import interface_of_answer
+from mlflow_agent_target.text import failure, server_reason
+
+
+class AgentResponse(dict[str, Any]):
+    """A whole answer: exactly what the endpoint sent, as a dict whose keys are attributes too.
+
+    Beside its keys it has properties that read the same whatever the endpoint's interface.
+    """
+
+    def __init__(self, answer: dict[str, Any], *, request_id: str | None = None) -> None:
+        super().__init__(answer)
+        self._header_request_id = request_id
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"The answer has no {name!r}; it has {sorted(self)}.") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_response, (dict(self), self._header_request_id)
+
+    @property
+    def output_text(self) -> str:
+        """All text that the assistant says, without what tools said; "" where it says none."""
+        interface = interface_of_answer(self)
+        return interface.text(self) if interface else _loose_text(self)
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The tool calls, each as a `function_call` item (`call_id`, `name`, `arguments`) whatever the interface."""
+        interface = interface_of_answer(self)
+        return interface.tool_calls(self) if interface else []
+
+    @property
+    def usage(self) -> dict[str, int] | None:
+        """Tokens, as `input_tokens`, `output_tokens`, `total_tokens` whatever the interface; None where not said."""
+        usage = self.get("usage")
+        if not isinstance(usage, dict):
+            return None
+        counts = {key: value for key, value in usage.items() if isinstance(value, int)}
+        given = counts.get("input_tokens", counts.get("prompt_tokens", 0))
+        made = counts.get("output_tokens", counts.get("completion_tokens", 0))
+        total = counts.get("total_tokens") or given + made
+        return {"input_tokens": given, "output_tokens": made, "total_tokens": total}
+
+    @property
+    def trace(self) -> dict[str, Any] | None:
+        """The agent's MLflow trace, as `mlflow.entities.Trace.from_dict` reads it; None unless asked for and given.
+
+        Ask with `"databricks_options": {"return_trace": True}` in the payload.
+        """
+        output = self.get("databricks_output")
+        return output.get("trace") if isinstance(output, dict) else None
+
+    @property
+    def custom_outputs(self) -> dict[str, Any] | None:
+        """What the agent put into `custom_outputs`; None where it put nothing."""
+        return self.get("custom_outputs")
+
+    @property
+    def request_id(self) -> str | None:
+        """The platform's id of the request, for its logs; None where it gave none."""
+        output = self.get("databricks_output")
+        given = output.get("databricks_request_id") if isinstance(output, dict) else None
+        return given or self._header_request_id or self.get("id")
+
+    @property
+    def pending_approvals(self) -> list[dict[str, Any]]:
+        """The `mcp_approval_request` items that nobody has answered yet."""
+        output = self.get("output")
+        items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+        answered = {i.get("approval_request_id") for i in items if i.get("type") == "mcp_approval_response"}
+        return [i for i in items if i.get("type") == "mcp_approval_request" and i.get("id") not in answered]
+
+    def without(self, key: str) -> AgentResponse:
+        """Return the answer without one of its keys, and otherwise the same."""
+        rest = {name: value for name, value in self.items() if name != key}
+        return AgentResponse(rest, request_id=self.request_id)
+
+    def to_json(self, path_or_buf: str | Path | TextIO | None = None) -> str | None:
+        """Return the answer as JSON, or write it to a file.
+
+        Args:
+            path_or_buf: A file's path or an open text file; None to return the text.
+        """
+        text = json.dumps(self, ensure_ascii=False)
+        if path_or_buf is None:
+            return text
+        if isinstance(path_or_buf, (str, Path)):
+            Path(path_or_buf).write_text(text, encoding="utf-8")
+        else:
+            path_or_buf.write(text)
+        return None
+
+
+def _restore_response(answer: dict[str, Any], request_id: str | None) -> AgentResponse:
+    return AgentResponse(answer, request_id=request_id)
+
+
+def _loose_text(answer: Any) -> str:
+    """Return the text of answers in no interface: `predictions`, `content`, `final_response`, text, lists of these."""
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, list):
+        return "".join(map(_loose_text, answer))
+    if not isinstance(answer, dict):
+        return ""
+    if interface := interface_of_answer(answer):
+        return interface.text(answer)
+    return next((_loose_text(answer[k]) for k in ("predictions", "final_response", "content") if k in answer), "")
+
+
+def whole_answer(
+    value: Any, *, endpoint: str | None, request_id: str | None, redact: Callable[[Any], Any], attempts: int = 1
+) -> AgentResponse:
+    """Return a whole answer's JSON value as a response.
+
+    Raises:
+        AgentError: It says that the agent failed.
+        InvalidResponseError: It is no answer.
+    """
+    if isinstance(value, (str, list)):
+        # A custom model may answer with its bare prediction; the scoring server would call it this.
+        value = {"predictions": value}
+    if not isinstance(value, dict):
+        raise InvalidResponseError(
+            f"{server_name(endpoint)} answered {redact(value)!r:.50}, which is no agent's answer.",
+            endpoint=endpoint,
+            status_code=200,
+            request_id=request_id,
+            body=redact(value),
+            attempts=attempts,
+        )
+    response = AgentResponse(value, request_id=request_id)
+    if (error := failure(value)) is not None:
+        raise AgentError(
+            f"{server_name(endpoint)}: the agent failed: {server_reason(redact(error))}",
+            endpoint=endpoint,
+            status_code=200,
+            request_id=response.request_id,
+            body=redact(value),
+            attempts=attempts,
+        )
+    return response

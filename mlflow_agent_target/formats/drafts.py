@@ -1,0 +1,194 @@
+"""Output items of the Responses format: what they say, and those of which only pieces have come. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_agent_target.formats.pieces import PIECES_APART, GrowingText, content_text, dicts
+
+# What the pieces of an item are called: the item's type, the part's, the key of the whole text, the part's number.
+PIECES = {
+    "response.output_text": ("message", "output_text", "text", "content_index"),
+    "response.refusal": ("message", "refusal", "refusal", "content_index"),
+    "response.function_call_arguments": ("function_call", "arguments", "arguments", ""),
+    "response.reasoning_summary_text": ("reasoning", "summary_text", "text", "summary_index"),
+    "response.reasoning_text": ("reasoning", "reasoning_text", "text", "content_index"),
+}
+_ITEM_TYPES = ("message", "reasoning", "_call", "_output", "_request", "_response", "mcp_list_tools")
+
+
+class _Draft:
+    """An item of which only pieces have come: what is known of it beside its texts, and the texts of its parts."""
+
+    def __init__(self, kind: str, item: dict[str, Any]) -> None:
+        self.kind = kind
+        self.item = item
+        self._texts: dict[tuple[str, Any], GrowingText] = {}
+
+    def text(self, part: str, index: Any = None) -> GrowingText:
+        """Return the growing text of a part, by the part's type and number."""
+        key = (part, index if isinstance(index, int) else 0)
+        if (buffer := self._texts.get(key)) is None:
+            buffer = self._texts[key] = GrowingText()
+        return buffer
+
+    def put(self, text: str, part: str, index: Any) -> str:
+        """Set the whole text of a part and return what that adds to its pieces."""
+        said = self.text(part, index).whole()
+        self._texts[part, index if isinstance(index, int) else 0] = GrowingText(text)
+        return rest(text, said)
+
+    def has_id_of(self, item: dict[str, Any]) -> bool:
+        """Return whether a whole item has the same id, which may be a placeholder that different items share."""
+        if (call_id := self.item.get("call_id")) and item.get("call_id"):
+            return bool(call_id == item["call_id"])
+        return as_id(self.item.get("id")) == as_id(item.get("id"))
+
+    def has_text_of(self, item: dict[str, Any]) -> bool:
+        """Return whether a whole item says the same, or goes on with it; its id can differ from its pieces'."""
+        said, full = item_text(self.as_item()).strip(), item_text(item).strip()
+        return bool(said and full) and (full.startswith(said) or said.startswith(full))
+
+    def as_item(self) -> dict[str, Any]:
+        """Return what there is of it, as an item."""
+        texts = [(part, buffer.whole()) for (part, _), buffer in list(self._texts.items())]
+        if self.kind == "function_call":
+            return {**self.item, "arguments": "".join(text for _, text in texts) or self.item.get("arguments") or ""}
+        if self.kind == "reasoning":
+            return {**self.item, "summary": [{"type": part, "text": text} for part, text in texts]}
+        content = [
+            {"type": part, "refusal": text} if part == "refusal" else {"type": part, "text": text, "annotations": []}
+            for part, text in texts
+        ]
+        return {**self.item, "role": "assistant", "content": content}
+
+
+class Drafts:
+    """The items of a stream of which only pieces have come. A whole item brings its text again, and ends its draft."""
+
+    def __init__(self) -> None:
+        self._drafts: dict[int, _Draft] = {}
+        self._latest: dict[tuple[str, str], _Draft] = {}
+        self._open: tuple[Any, Any] | None = None
+        self._text = GrowingText()
+
+    def write(self, event: dict[str, Any], text: str) -> None:
+        """Add a piece of a message's text. Most events are such, and go on with the part of the one before."""
+        part = (event.get("item_id"), event.get("content_index"))
+        if part != self._open:
+            self._text = self.get("message", part[0]).text("output_text", part[1])
+            self._open = part
+        pieces = self._text.pieces
+        pieces.append(text)
+        if len(pieces) >= PIECES_APART:
+            self._text.join()
+
+    def get(self, kind: str, item_id: Any) -> _Draft:
+        """Return the draft that a piece belongs to."""
+        key = (kind, as_id(item_id))
+        return self._latest.get(key) or self.start({"type": kind, **({"id": item_id} if key[1] else {})})
+
+    def start(self, item: dict[str, Any]) -> _Draft:
+        """Begin a draft with what is known of its item."""
+        draft = _Draft(item["type"], dict(item))
+        self._open = None
+        self._drafts[id(draft)] = self._latest[draft.kind, as_id(item.get("id"))] = draft
+        return draft
+
+    def add_piece(self, name: str, step: str, event: dict[str, Any]) -> str:
+        """Add a `delta` or `done` event of `PIECES` and return the assistant's text that it adds."""
+        kind, part, key, index = PIECES[name]
+        value = event.get("delta" if step == "delta" else key)
+        if not isinstance(value, str):
+            return ""
+        draft = self.get(kind, event.get("item_id"))
+        draft.item.update({k: event[k] for k in ("call_id", "name") if event.get(k) is not None})
+        if step == "done":
+            value = draft.put(value, part, event.get(index))
+            self._open = None
+        else:
+            draft.text(part, event.get(index)).write(value)
+        return value if part == "output_text" else ""
+
+    def take(self, item: dict[str, Any]) -> str:
+        """End the draft of a whole item, and return the assistant's text that its pieces said."""
+        ours = [draft for draft in self._drafts.values() if draft.kind == item.get("type", "message")]
+        by_id = [draft for draft in ours if draft.has_id_of(item)]
+        same = next(
+            (draft for drafts in (by_id, ours) for draft in drafts if draft.has_text_of(item)),
+            by_id[0] if by_id else None,
+        )
+        if same is None:
+            return ""
+        del self._drafts[id(same)]
+        self._open = None
+        key = (same.kind, as_id(same.item.get("id")))
+        if self._latest.get(key) is same:
+            del self._latest[key]
+        return assistant_text(same.as_item())
+
+    def items(self) -> list[dict[str, Any]]:
+        """Return them as items, in the order in which they began."""
+        # A copy: a stream may be closed, and told how far it came, while another thread reads it.
+        return [draft.as_item() for draft in list(self._drafts.values())]
+
+    def take_all(self) -> list[dict[str, Any]]:
+        """End them all, and return them as items."""
+        items = self.items()
+        self._drafts.clear()
+        self._latest.clear()
+        self._open = None
+        return items
+
+
+def item_text(item: dict[str, Any]) -> str:
+    """Return what the pieces of an item add up to: its text and refusals, its arguments, its reasoning."""
+    if item.get("type") == "function_call":
+        return str(item.get("arguments") or "")
+    content = item.get("content")
+    parts = [*dicts(item.get("summary")), *dicts(content)]
+    texts = [part.get("text", part.get("refusal")) for part in parts]
+    return "".join(text for text in [content, *texts] if isinstance(text, str))
+
+
+def rest(text: str, said: str) -> str:
+    """Return what `text` adds to what was said of it before; nothing, where it puts that otherwise."""
+    return text[len(said) :] if text.startswith(said) else ""
+
+
+def as_id(value: Any) -> str:
+    """Return an id as it is, and anything else as none."""
+    return value if isinstance(value, str) else ""
+
+
+def is_item(event: dict[str, Any]) -> bool:
+    """Return whether an event is an output item without the event around it."""
+    kind = event.get("type")
+    return isinstance(kind, str) and kind.endswith(_ITEM_TYPES) and not {"choices", "delta"} & event.keys()
+
+
+def same_content(known: dict[str, Any], item: dict[str, Any]) -> bool:
+    """Return whether two items of one inner response are the same, by what they say."""
+    if known.get("type") != item.get("type"):
+        return False
+    by_call = known.get("call_id") is not None and known.get("call_id") == item.get("call_id")
+    by_text = item.get("type") == "message" and item_text(known) == item_text(item)
+    return by_call or by_text or known == item
+
+
+def same_id(known: dict[str, Any], item: dict[str, Any]) -> bool:
+    """Return whether two items of one inner response are the same, by their ids."""
+    return known.get("type") == item.get("type") and bool(as_id(item.get("id"))) and known.get("id") == item["id"]
+
+
+def same_kind(known: dict[str, Any], item: dict[str, Any]) -> bool:
+    """Return whether two items of one inner response may be the same, told in other words."""
+    told_apart = known.get("call_id") and item.get("call_id")
+    return known.get("type") == item.get("type") and not told_apart
+
+
+def assistant_text(item: Any) -> str:
+    """Return the text of an item that is an assistant's message; "" for all others."""
+    if not isinstance(item, dict) or item.get("type", "message") != "message" or item.get("role") != "assistant":
+        return ""
+    return content_text(item.get("content"))

@@ -1,0 +1,167 @@
+"""What an HTTP answer other than a success means: which error, and whether the agent may have run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from mlflow_agent_target.errors import (
+    AgentError,
+    AgentTargetError,
+    AuthenticationError,
+    EndpointNotFoundError,
+    EndpointUnavailableError,
+    InvalidInputError,
+    InvalidResponseError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
+    SignInPageError,
+    server_name,
+)
+from mlflow_agent_target.text import printable, server_reason
+
+
+class _Row(NamedTuple):
+    error: type[AgentTargetError]
+    advice: str
+    may_have_run: bool
+
+
+_SMALLER = "Send a smaller payload."
+# Which statuses leave the agent certainly unrun is the platform's behaviour, not HTTP's: a 400 can be the agent
+# crashing after it has acted.
+_TABLE: dict[int, _Row] = {
+    400: _Row(AgentError, "It refused the payload, or its agent failed.", True),
+    401: _Row(AuthenticationError, "Check that the token is valid, not expired, and of this host.", False),
+    403: _Row(
+        PermissionDeniedError,
+        "Ask its owner for CAN QUERY, or name another profile in the target: agent-target://PROFILE.",
+        False,
+    ),
+    404: _Row(
+        EndpointNotFoundError,
+        "Check the endpoint's name and the target; client.list_endpoints() shows what is there. "
+        "A bare agent server (MLflow's AgentServer, `mlflow models serve`) is called without naming an endpoint.",
+        False,
+    ),
+    405: _Row(EndpointNotFoundError, "Nothing answers questions there: check the target.", False),
+    408: _Row(RequestTimeoutError, "The agent may still be running.", True),
+    411: _Row(InvalidInputError, _SMALLER, False),
+    413: _Row(InvalidInputError, _SMALLER, False),
+    415: _Row(InvalidInputError, "Nothing there takes JSON: check the target.", False),
+    429: _Row(RateLimitError, "Send fewer requests at a time, or later.", False),
+    431: _Row(InvalidInputError, "The login's headers are too long for it.", False),
+    502: _Row(EndpointUnavailableError, "The agent may have run.", True),
+    503: _Row(EndpointUnavailableError, "It may be starting, scaling or overloaded: try again later.", False),
+    504: _Row(EndpointUnavailableError, "The agent may still be running.", True),
+}
+
+# https://docs.databricks.com/aws/en/machine-learning/model-serving/model-serving-limits
+_AGENT_LIMIT_MB, _MODEL_LIMIT_MB = 4, 16
+_SPEAKS_OF_SIZE = re.compile(
+    r"(request|payload|body|content|entity)\b.{0,80}(too (large|big|long)|size|exceed|limit)", re.I
+)
+# What AgentServer says to a payload before its agent runs. Only at the start of a message: an agent that fails may
+# quote another server's. (What MLflow's schema enforcement says could come from a model that the agent called.)
+_REFUSED_UNRUN = re.compile(r"Invalid parameters for (ResponsesAgent|ChatAgent|ChatModel)\b")
+_SIGN_IN = re.compile(r"log[ -]?in|sign[ -]?in|oauth|oidc|authoriz|\bsso\b|password", re.I)
+
+
+def error_for_answer(
+    status: int,
+    *,
+    body: Any,
+    headers: Mapping[str, str],
+    endpoint: str | None,
+    retry_after: float | None,
+    attempts: int,
+    sent_bytes: int,
+) -> AgentTargetError:
+    """Return the error that an HTTP answer other than a success means.
+
+    Args:
+        status: The HTTP status, 300 or above.
+        body: The body: JSON values, or text, or None.
+        headers: The answer's headers, whatever their case.
+        endpoint: The endpoint's name, if one was named.
+        retry_after: Seconds the server asked to wait, if it did.
+        attempts: How many times the request was sent.
+        sent_bytes: The size of the request's body.
+    """
+    common: dict[str, Any] = {
+        "endpoint": endpoint,
+        "status_code": status,
+        "request_id": headers.get("x-request-id"),
+        "body": body,
+        "attempts": attempts,
+    }
+    if status < 400:
+        return _redirect(headers.get("location", ""), common)
+    reason = server_reason(body)
+    row = _TABLE.get(status) or _Row(AgentError, "The agent may have run.", True)
+    if status == 400 and _is_refused_unrun(body):
+        row = row._replace(advice="The agent has not run.", may_have_run=False)
+    advice = row.advice
+    if status == 413 or (status == 400 and _SPEAKS_OF_SIZE.search(reason)):
+        is_over = sent_bytes > _AGENT_LIMIT_MB * 1_000_000
+        if status == 413 or is_over:
+            advice = (
+                f"The payload has {sent_bytes:,} bytes ({sent_bytes / 1e6:.1f} MB); Model Serving takes "
+                f"{_AGENT_LIMIT_MB} MB for agents, {_MODEL_LIMIT_MB} MB for other custom models. {_SMALLER}"
+            )
+            if is_over:
+                row = row._replace(may_have_run=False)
+    if row.error in (RateLimitError, EndpointUnavailableError):
+        common["retry_after"] = retry_after
+    if row.error is AgentError:
+        common["retryable"] = status >= 500
+    said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
+    request = f" (request {printable(common['request_id'])})" if common["request_id"] else ""
+    return row.error(
+        f"{server_name(endpoint)} answered {said}{request}. {advice}", may_have_run=row.may_have_run, **common
+    )
+
+
+def _is_refused_unrun(body: Any) -> bool:
+    said = [body.get(key) for key in ("message", "detail")] if isinstance(body, dict) else []
+    return any(isinstance(message, str) and _REFUSED_UNRUN.match(message) for message in said)
+
+
+def _redirect(location: str, common: dict[str, Any]) -> AgentTargetError:
+    try:
+        host, path = urlsplit(location)[1:3]
+    except ValueError:
+        host, path = "", location
+    where = printable(host) or "another path of the same host"
+    if _SIGN_IN.search(path) or _SIGN_IN.search(host):
+        return sign_in_page(f"a redirect to a page of {where} that asks for a login", common)
+    return InvalidResponseError(
+        f"{server_name(common['endpoint'])} answered {common['status_code']}, a redirect to {where}, which is not "
+        "followed: the prompt would go there too. Name the address that answers itself in the target.",
+        may_have_run=False,
+        **common,
+    )
+
+
+def is_sign_in_page(content_type: str, text: str) -> bool:
+    """Return whether a body is a page that asks a person to log in."""
+    start = text[:20_000]
+    return ("html" in content_type or start.lstrip()[:1] == "<") and bool(_SIGN_IN.search(start))
+
+
+def sign_in_page(what: str, common: Mapping[str, Any]) -> SignInPageError:
+    """Return the error that a page which asks a person to log in means.
+
+    Args:
+        what: What came in place of an answer.
+        common: The error's attributes.
+    """
+    return SignInPageError(
+        f"{server_name(common['endpoint'])} answered with {what}, so the login was not accepted. A Databricks App "
+        "takes OAuth only, no personal access token: run `databricks auth login`, or use a service principal's client "
+        "id and secret. Elsewhere, check that the token is of this host (AGENT_TARGET_TOKEN for an explicit base URL).",
+        **common,
+    )

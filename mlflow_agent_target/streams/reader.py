@@ -1,0 +1,246 @@
+"""The bytes of a streamed answer to checked events, and to the answer that they add up to. Pure: no I/O."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import from_json
+
+from mlflow_agent_target.errors import (
+    AgentError,
+    AgentTargetError,
+    InvalidResponseError,
+    StreamIdleError,
+    StreamInterruptedError,
+    server_name,
+)
+from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
+from mlflow_agent_target.formats.interface import Interface, interface_of_event
+from mlflow_agent_target.formats.pieces import keep
+from mlflow_agent_target.http.statuses import is_sign_in_page, sign_in_page
+from mlflow_agent_target.streams.sse import EventDecoder, ServerSentEvent
+from mlflow_agent_target.text import failure, printable, server_reason
+
+_END = "[DONE]"
+# What a whole answer or a web page starts with; no line of an event stream does.
+_NO_STREAM = (b"{", b"[", b"<", b'"')
+
+
+class EventReader:
+    """Reads a body, and finds out whether what it held is whole.
+
+    Attributes:
+        arrived: Events that have come, each with the text that it adds; whoever takes them out delivers them.
+        has_begun: Whether a first event has come.
+        is_over: Whether nothing more can come.
+        is_marked: Whether that is so for an end marker, behind which the body may go on.
+        error: What it ended in, which is told once all before it was delivered; None where it is whole.
+        hides: Takes out events that the reader of the stream is not to see; None for none.
+
+    Args:
+        endpoint: The endpoint's name, for errors.
+        content_type: Of the answer, without parameters.
+        request_id: The server's id of the request, if it gave one.
+        attempts: How many times the request was sent.
+        redact: Takes what was sent as a login out of what the server said.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None,
+        content_type: str,
+        request_id: str | None,
+        attempts: int,
+        redact: Callable[[Any], Any],
+    ) -> None:
+        self.arrived: deque[tuple[dict[str, Any], str]] = deque()
+        self.has_begun = self.is_over = self.is_marked = False
+        self.error: AgentTargetError | None = None
+        self.hides: Callable[[dict[str, Any]], bool] | None = None
+        self._endpoint = endpoint
+        self._content_type = content_type
+        self._request_id = request_id
+        self._attempts = attempts
+        self._redact = redact
+        self._decoder = EventDecoder()
+        # The body as long as it may be something else than a stream.
+        self._head: list[bytes] = []
+        self._interface: Interface | None = None
+        # What events said that came before the first that shows the interface.
+        self._extras: dict[str, Any] = {}
+        self._whole: AgentResponse | None = None
+        # What the framing and the last event say of the end, where no marker tells.
+        self._named_frames = self._ends = False
+        self._at_end = False
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take in what has come of the body, b"" at its end; return whether it brought an event or a part of one."""
+        self._at_end = not chunk
+        frames = self._decoder.feed(chunk) if chunk else self._decoder.finish()
+        try:
+            if not self.has_begun:
+                self._keep_head(chunk)
+            self._take(frames)
+            if self._at_end and not self.is_over:
+                self.is_over = True
+                self._judge_end()
+        except AgentTargetError as error:
+            self.is_over = True
+            self.error = error
+        return bool(frames) or self._decoder.in_event
+
+    def answer(self) -> AgentResponse:
+        """Return what has come so far, in the shape that `predict` gives."""
+        return self._whole or AgentResponse(self._so_far() or {}, request_id=self._request_id)
+
+    def interrupted(self, what: str) -> StreamInterruptedError:
+        """Return the error of a stream that ends before it is complete, with what has come."""
+        return StreamInterruptedError(f"{server_name(self._endpoint)}: the stream {what}.", **self._facts())
+
+    def silent(self, limit: float) -> StreamIdleError:
+        """Return the error of a stream that was silent for `limit` seconds, with what has come."""
+        return StreamIdleError(
+            f"{server_name(self._endpoint)}: the stream was silent for {round(limit, 3):g} s. "
+            "The agent may still be running. Allow more with client.with_options(timeout=..., idle_timeout=...).",
+            **self._facts(),
+        )
+
+    def _take(self, frames: list[ServerSentEvent]) -> None:
+        """Parse, check and add up events, up to the end marker."""
+        arrived, add_text = self.arrived.append, self._text_adder()
+        for frame in frames:
+            name, data = ("", frame) if isinstance(frame, bytes) else frame
+            # pydantic-core's parser takes a quarter of the time of the standard library's, which still reads what it
+            # refuses: lone surrogates, deep nesting, broken UTF-8. orjson would be a dependency more.
+            try:
+                event = from_json(data, cache_strings="keys")
+            except ValueError:
+                text = data.decode("utf-8", errors="replace").strip()
+                if text == _END:
+                    self.is_over = self.is_marked = True
+                    return self._check_whole()
+                if not text:
+                    continue
+                event = self._parse(name, text)
+            if type(event) is not dict:
+                raise self._failed(event) if name == "error" else self._invalid("sent an event that is no object", data)
+            if add_text is not None and not name:
+                piece = add_text(event)
+                if piece is not None:
+                    arrived((event, piece))
+                    continue
+            self._take_event(event, name)
+            add_text = self._text_adder()
+        return None
+
+    def _text_adder(self) -> Callable[[dict[str, Any]], str | None] | None:
+        """Return the short way for events that only bring a piece of text, where the framing leaves one."""
+        return None if self._interface is None or self._named_frames else self._interface.add_text
+
+    def _take_event(self, event: dict[str, Any], name: str) -> None:
+        error = failure(event, name)
+        # What has come with an error is delivered first.
+        if error is None or "delta" in event or "item" in event or event.get("choices"):
+            if not self.has_begun:
+                self.has_begun = True
+                self._head.clear()
+            interface = self._interface or self._find_interface(event)
+            text = interface.add(event) if interface else ""
+            if self.hides is None or not self.hides(event):
+                self.arrived.append((event, text))
+            if name or self._named_frames:
+                self._named_frames = True
+                ends = interface.ends(event) if interface else None
+                self._ends = self._ends if ends is None else ends
+        if error is not None:
+            raise self._failed(error, event)
+
+    def _find_interface(self, event: dict[str, Any]) -> Interface | None:
+        interface = interface_of_event(event)
+        if interface is None:
+            keep(self._extras, event, [key for key in event if key != "type"])
+        else:
+            self._interface = interface(self._extras)
+        return self._interface
+
+    def _parse(self, name: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            if self._at_end:
+                raise self.interrupted("was cut off within an event") from None
+            if name == "error":
+                return text
+            raise self._invalid("sent an event that is not JSON", text.encode()) from None
+
+    def _keep_head(self, chunk: bytes) -> None:
+        start = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if self._head or self._content_type in ("application/json", "text/html") or start.startswith(_NO_STREAM):
+            self._head.append(chunk)
+
+    def _judge_end(self) -> None:
+        """Find out whether a body that has ended without its end marker is whole.
+
+        Without [DONE], only servers that frame with `event:` lines, as OpenAI's, are known to end like this.
+        """
+        if self._head:
+            self._take_whole(b"".join(self._head))
+        elif self._named_frames and self._ends:
+            self._check_whole()
+        else:
+            raise self.interrupted("ended without its end marker, so it was cut off")
+
+    def _take_whole(self, raw: bytes) -> None:
+        """Take a whole JSON answer in place of a stream: MLflow's scoring server can't stream."""
+        text = raw.decode("utf-8-sig", errors="replace")
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            kind = printable(self._content_type) or "no content type"
+            raise self._invalid(f"sent {kind} that is no event stream", raw) from None
+        self.has_begun = True
+        self._whole = whole_answer(
+            value,
+            endpoint=self._endpoint,
+            request_id=self._request_id,
+            redact=self._redact,
+            attempts=self._attempts,
+        )
+        self.arrived.append((self._whole, self._whole.output_text))
+
+    def _check_whole(self) -> None:
+        if self._interface is not None and (reason := self._interface.cut_short()):
+            raise self.interrupted(f"ended before the answer was whole: {printable(self._redact(reason))}")
+
+    def _so_far(self) -> dict[str, Any] | None:
+        return self._interface.answer() if self._interface is not None else self._extras or None
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "endpoint": self._endpoint,
+            "status_code": 200,
+            "request_id": self._request_id,
+            "attempts": self._attempts,
+            "partial": self._so_far(),
+        }
+
+    def _failed(self, error: Any, event: Any = None) -> AgentError:
+        reason = server_reason(self._redact(error))
+        return AgentError(
+            f"{server_name(self._endpoint)}: the agent failed while it was answering: {reason}",
+            **{**self._facts(), "body": self._redact(error if event is None else event)},
+        )
+
+    def _invalid(self, what: str, raw: bytes) -> AgentTargetError:
+        body = self._redact(raw.decode("utf-8", errors="replace"))
+        facts = {**self._facts(), "body": body}
+        del facts["partial"]
+        if is_sign_in_page(self._content_type, body):
+            return sign_in_page("a page that asks for a login", facts)
+        return InvalidResponseError(
+            f"{server_name(self._endpoint)} {what}. It starts: {printable(body, 200)!r}", **facts
+        )

@@ -1,0 +1,1 @@
+"""MLflow spans of calls, and the agent's own trace brought home."""

@@ -1,0 +1,294 @@
+"""MLflow spans of calls: one for each, and the agent's own trace brought home below it.
+
+Nothing is traced unless the caller is within a span of its own, or `autolog` was called.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import mlflow
+
+from mlflow_agent_target.errors import AgentTargetError, server_name
+from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.streams.stream import AgentStream
+from mlflow_agent_target.text import printable
+from mlflow_agent_target.tracing.agent_trace import (
+    SESSION,
+    USAGE,
+    AgentTrace,
+    stored_trace,
+    trace_in_memory,
+    tracking_store,
+)
+
+_logger = logging.getLogger(__name__)
+
+# Under the id of MLflow's trace lies OpenTelemetry's. Spans that are not recorded have none.
+_TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
+_ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
+
+# Tells a server, beside `traceparent`, where the trace is kept.
+STORE_HEADER = "x-agent-target-tracking-store"
+# MLflow's AgentServer gives the id of the trace that it writes.
+_RETURN_ID = {"x-mlflow-return-trace-id": "true"}
+
+_autologging = False
+_warned: set[str] = set()
+# What closes the spans of streams that were dropped. The garbage collector must not: MLflow takes locks, which the
+# code that it interrupts may hold.
+_dropped: deque[Callable[[], None]] = deque()
+
+
+def autolog(disable: bool = False) -> None:
+    """Trace every call of this package's clients, also outside of any span.
+
+    Within a span of the caller's own, `predict` and `predict_stream` are traced without it. Of a batch or a DataFrame,
+    each attempt of a row is a trace of its own.
+
+    Args:
+        disable: True turns it off again.
+    """
+    global _autologging  # noqa: PLW0603 (like MLflow's own autologs, for the whole process)
+    _autologging = not disable
+
+
+def is_wanted() -> bool:
+    """Return whether a call that starts now is to be traced."""
+    return _autologging or mlflow.get_current_active_span() is not None or _is_evaluated()
+
+
+def is_autologging() -> bool:
+    """Return whether calls are traced wherever they are made."""
+    return _autologging
+
+
+def _is_evaluated() -> bool:
+    """Return whether MLflow's evaluation is asking for a row.
+
+    It makes a span around a function that makes none, but takes those of an agent in the same process for its own.
+    """
+    contexts = sys.modules.get("mlflow.pyfunc.context")  # an evaluation has loaded it
+    context = contexts.get_prediction_context() if contexts else None
+    return context is not None and bool(context.is_evaluate)
+
+
+@dataclass
+class TraceRequest:
+    """What a call sends so that the agent's trace and this one come together.
+
+    Attributes:
+        headers: More headers.
+        asked: Whether the agent's trace was asked for, which the caller did not ask for.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    asked: bool = False
+
+    def asked_for_in(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a payload's `databricks_options` with the wish for the trace, unless they speak of it already."""
+        options = payload.get("databricks_options") or {}
+        self.asked = "return_trace" not in options
+        return {"return_trace": True, **options}
+
+
+class Queryable(Protocol):
+    """What is traced: an endpoint."""
+
+    name: str | None
+
+    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse: ...
+    def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream: ...
+
+
+def query(
+    endpoint: Queryable,
+    inputs: Any,
+    *,
+    sends_context: bool,
+    prepare: Callable[[Any], Any] = lambda inputs: inputs,
+    session: str | None = None,
+) -> AgentResponse:
+    """Query an endpoint in a span of its own, which ends with the call.
+
+    Args:
+        endpoint: The endpoint.
+        inputs: What to ask it, as the span shows it.
+        sends_context: Whether the server may be told of the trace: it joins it, where it can.
+        prepare: Makes a request of the inputs.
+        session: The conversation that the trace belongs to; None for none.
+
+    Raises:
+        AgentTargetError: As `Endpoint.query`. The span keeps it.
+    """
+    _end_dropped()
+    started = time.monotonic()
+    with mlflow.start_span(name=_name(endpoint), span_type="AGENT") as span:
+        span.set_inputs(inputs)
+        call = _Call(endpoint.name, span)
+        if session is not None:
+            call.belongs_to(session)
+        if sends_context:
+            call.request.headers = {**call.context(), **_RETURN_ID}
+        response = endpoint.query(prepare(inputs), call.request)
+        call.answered(response, latency_seconds=time.monotonic() - started)
+    return response
+
+
+def stream(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentStream:
+    """Start a stream in a span of its own, which ends with the stream. See `query`."""
+    _end_dropped()
+    parent = mlflow.get_current_active_span()
+    span = mlflow.start_span_no_context(name=_name(endpoint), span_type="AGENT", parent_span=parent, inputs=inputs)
+    call = _Call(endpoint.name, span)
+    if sends_context:
+        call.request.headers = {**call.context(), **_RETURN_ID}
+    try:
+        answer = endpoint.stream(inputs, call.request)
+    except BaseException as error:
+        call.failed(error)
+        raise
+    answer.observe(call)
+    return answer
+
+
+class _Call:
+    """One call's span, and what the call sends on its behalf. It observes a stream."""
+
+    def __init__(self, endpoint: str | None, span: Any) -> None:
+        self.request = TraceRequest()
+        self._endpoint = endpoint
+        self._span = span
+        self._otel_trace_id = _TRACE_ID.fullmatch(str(span.trace_id))
+
+    def context(self) -> dict[str, str]:
+        """Return the headers that tell a server of this span (https://www.w3.org/TR/trace-context/)."""
+        store = tracking_store()
+        if self._otel_trace_id is None or store is None:
+            return {}
+        return {"traceparent": f"00-{self._otel_trace_id[1]}-{self._span.span_id}-01", STORE_HEADER: store}
+
+    def belongs_to(self, session: str) -> None:
+        """Tell the conversation that the trace belongs to."""
+        if self._otel_trace_id is not None:
+            mlflow.update_current_trace(metadata={SESSION: session})
+
+    def answered(self, response: AgentResponse, **seconds: float | None) -> None:
+        """Write down an answer, and bring the agent's trace home."""
+        if self._otel_trace_id is None:  # not recorded: tracing is off, or the trace was not sampled
+            return
+        self._span.set_outputs({key: value for key, value in response.items() if key != "databricks_output"})
+        facts = {"endpoint": self._endpoint, "request_id": response.request_id, **seconds}
+        self._span.set_attributes({key: value for key, value in facts.items() if value is not None})
+        has_usage = False
+        try:
+            has_usage = self._bring_home(response)
+        except Exception as error:  # whatever a trace from elsewhere holds must not fail the call
+            reason = f"{type(error).__name__}: {printable(str(error), 200)}"
+            _warn_once(f"The trace that {server_name(self._endpoint)} sent can't be read ({reason}). {_ONLY_CALLS}")
+        if response.usage is not None and not has_usage:
+            self._span.set_attribute(USAGE, response.usage)
+
+    def failed(self, error: BaseException) -> None:
+        """Close the span with an error."""
+        if isinstance(error, Exception):
+            self._span.record_exception(error)
+        self._span.end(status="ERROR")
+
+    def hides(self, event: Mapping[str, Any]) -> bool:
+        """Return whether a stream's event only brings the trace that the caller did not ask for."""
+        said = {key for key, value in event.items() if value not in (None, [])}
+        if said == {"trace_id"}:
+            return bool(self.request.headers)
+        return self.request.asked and "databricks_output" in said and said <= {"databricks_output", "id"}
+
+    def ended(
+        self,
+        stream: AgentStream,
+        answer: AgentResponse,
+        error: AgentTargetError | None,
+        left_early: bool,
+        end_time_ns: int | None = None,
+    ) -> None:
+        """Close the span of a stream with what arrived."""
+        self.request.asked = self.request.asked and error is None and not left_early  # what broke off can't be missed
+        self.answered(answer, latency_seconds=stream.duration, time_to_first_event_seconds=stream.time_to_first_event)
+        if left_early:  # the reader had enough: no failure
+            self._span.end(attributes={"left_early": True}, end_time_ns=end_time_ns)
+        elif error is None:
+            self._span.end()
+        else:
+            self.failed(error)
+
+    def dropped(self, stream: AgentStream, answer: AgentResponse) -> None:
+        """Let the next traced call close the span of a stream that was dropped. Takes no lock."""
+        _dropped.append(functools.partial(self.ended, stream, answer, None, True, time.time_ns()))
+
+    def _bring_home(self, response: AgentResponse) -> bool:
+        """Copy the agent's spans below this one, and return whether they say how many tokens were used."""
+        if response.trace:
+            trace = AgentTrace(response.trace)
+        elif (trace_id := _told_trace_id(response)) is not None:
+            self._span.set_attribute("agent_trace_id", trace_id)
+            found = stored_trace(trace_id)
+            if found is None:
+                return False
+            trace = AgentTrace(found.to_dict())
+        else:
+            if self.request.asked:
+                _warn_once(f"{server_name(self._endpoint)} sent no trace of its agent. {_ONLY_CALLS}")
+            return False
+        if trace.trace_id == self._span.trace_id:
+            return trace.has_usage  # the server joined this trace: its spans are here
+        if self._is_home(trace):
+            self._span.set_attribute("agent_trace_id", trace.trace_id)
+            return False
+        trace.copy_below(self._span)
+        return trace.has_usage
+
+    def _is_home(self, trace: AgentTrace) -> bool:
+        """Return whether the agent itself wrote its trace to this experiment."""
+        with trace_in_memory(self._span.trace_id) as mine:
+            if trace.experiment_id is None or mine is None or mine.info.experiment_id != trace.experiment_id:
+                return False
+        if mlflow.get_tracking_uri().startswith("databricks"):
+            return True  # where an experiment's id is one in the workspace
+        with trace_in_memory(trace.trace_id) as pending:
+            if pending is not None:
+                return True
+        return stored_trace(trace.trace_id) is not None
+
+
+def _end_dropped() -> None:
+    """Close the spans of streams that were dropped since the last traced call."""
+    while _dropped:
+        try:
+            end = _dropped.popleft()
+        except IndexError:
+            return  # another thread took the last
+        end()
+
+
+def _told_trace_id(response: AgentResponse) -> str | None:
+    """Return the id that MLflow's AgentServer gives of the trace that it wrote itself."""
+    metadata = response.get("metadata")
+    trace_id = metadata.get("trace_id") if isinstance(metadata, dict) else None
+    return trace_id if isinstance(trace_id, str) else None
+
+
+def _name(endpoint: Queryable) -> str:
+    return endpoint.name or "agent"
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        _logger.warning("%s", message)

@@ -1,0 +1,268 @@
+"""The journal: what it refuses, what it survives, and any sequence of claims, outcomes and deaths."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mlflow_agent_target import AgentTargetError, InvalidInputError
+from mlflow_agent_target.batch import journal as journal_module
+from mlflow_agent_target.batch.journal import (
+    FAILED,
+    IN_DOUBT,
+    OK,
+    RELEASED,
+    Claim,
+    Journal,
+    Outcome,
+    Reader,
+    delete,
+    discard,
+)
+
+ABOUT = {"endpoint": "a", "target": "http://127.0.0.1:1"}
+
+
+def claim(position: int) -> Claim:
+    return Claim(position, b"%16d" % position, "null")
+
+
+def settle(position: int, state: str = OK) -> Outcome:
+    return Outcome(*claim(position), state, response="{}")
+
+
+def states(path: Path) -> dict[int, str]:
+    return dict(Reader(path).select("SELECT position, state FROM rows"))
+
+
+def test_it_knows_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, ABOUT)
+    assert journal.known_until == 0
+    journal.write([], [], [claim(0), claim(1), claim(2), claim(4)])
+    journal.write([settle(0), settle(1, FAILED)], [4], [])
+    journal.close()
+    again = Journal(path, ABOUT)
+    assert again.known_until == 5
+    assert [(known.position, known.state) for known in again.known()] == [
+        (0, OK),
+        (1, FAILED),
+        (2, IN_DOUBT),
+        (4, RELEASED),
+    ]
+    again.close()
+
+
+def text_file(path: Path) -> None:
+    path.write_text("questions, not answers\n" * 100, encoding="utf-8")
+
+
+def other_database(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE rows (position INTEGER)")
+
+
+def newer_version(path: Path) -> None:
+    Journal(path, ABOUT).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+def other_endpoint(path: Path) -> None:
+    Journal(path, {**ABOUT, "endpoint": "b"}).close()
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "text": (text_file, "is no journal"),
+    "another database": (other_database, "no journal of a batch"),
+    "a newer version": (newer_version, r"newer version of this package \(format 99; this one knows 1\)"),
+    "another endpoint": (other_endpoint, "belongs to another batch: endpoint 'b', not 'a'"),
+    "a folder": (Path.mkdir, "can't be opened"),
+    "no folder": (lambda path: path.parent.rmdir(), "can't be opened"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_journal_of_this_batch_is_refused_and_left_alone(
+    make: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "folder" / "j.db"
+    path.parent.mkdir()
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(InvalidInputError, match=said):
+        Journal(path, ABOUT)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+@pytest.mark.parametrize("make", [text_file, other_database])
+def test_only_a_journal_is_discarded(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    discard(path)  # there is none
+    make(path)
+    with pytest.raises(InvalidInputError, match="is no journal"):
+        discard(path)
+    assert path.exists()
+    path.unlink()
+    Journal(path, ABOUT).close()
+    discard(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Journal(Path(":memory:"), ABOUT).close()
+    assert states(Path(":memory:")) == {}
+
+
+def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    path.touch()
+    Journal(path, ABOUT).close()
+    assert states(path) == {}
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom mlflow_agent_target.batch.journal import Claim, Journal\n"
+        f"journal = Journal(Path({str(path)!r}), {ABOUT!r})\n"
+        "journal.write([], [], [Claim(0, b'0', 'null')])\nprint('open', flush=True)\nsys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout
+    assert child.stdin
+    assert child.stdout.readline() == b"open\n"
+    for use in (lambda: Journal(path, ABOUT), lambda: discard(path), lambda: states(path)):
+        with pytest.raises(InvalidInputError, match="is in use by another run"):
+            use()
+    child.kill()
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+    journal = Journal(path, ABOUT)
+    assert [known.state for known in journal.known()] == [IN_DOUBT]
+    journal.close()
+
+
+def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, ABOUT)
+    journal._connection.execute("PRAGMA max_page_count = 20")
+    written = -1
+
+    def write_on() -> None:
+        nonlocal written
+        while True:
+            outcome = settle(written + 1)._replace(response="x" * 1000)
+            journal.write([outcome], [], [claim(written + 2)])
+            written += 1
+
+    with pytest.raises(AgentTargetError, match=r"can't be written: database or disk is full.*Make room"):
+        write_on()
+    journal.close()
+    assert states(path) == {**dict.fromkeys(range(written + 1), OK), written + 1: "claimed"}
+    again = Journal(path, ABOUT)
+    again.write([settle(written + 1)], [], [])
+    again.close()
+
+
+def test_what_is_only_kept_for_the_result_claims_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, ABOUT, durable=False)
+    journal.write([], [], [claim(0)])
+    journal.write([settle(0)], [], [claim(1)])
+    journal.close()
+    assert states(path) == {0: OK}
+    delete(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_was_deleted_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="is not there any more"):
+        states(tmp_path / "gone.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Claims, releases, outcomes and deaths in any order; a dead process is its files, copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._number = 0
+        self._path = Path(self._folder.name) / "0.db"
+        self._journal = Journal(self._path, ABOUT)
+        self._expected: dict[int, str] = {}
+
+    @rule(
+        claimed=st.sets(st.integers(0, 12)),
+        settled=st.dictionaries(st.integers(0, 12), st.sampled_from([OK, FAILED])),
+        released=st.sets(st.integers(0, 12)),
+    )
+    def write(self, claimed: set[int], settled: dict[int, str], released: set[int]) -> None:
+        released = {position for position in released if self._expected.get(position) == "claimed"} - settled.keys()
+        claimed = claimed - settled.keys()
+        self._journal.write(
+            [settle(*item) for item in settled.items()], sorted(released), [claim(position) for position in claimed]
+        )
+        self._expected |= settled | dict.fromkeys(released, RELEASED) | dict.fromkeys(claimed, "claimed")
+
+    @rule()
+    def close(self) -> None:
+        self._journal.close()
+        self._open()
+
+    @rule()
+    def die(self) -> None:
+        self._number += 1
+        copy = Path(self._folder.name) / f"{self._number}.db"
+        for suffix in ("", "-wal"):
+            if os.path.exists(f"{self._path}{suffix}"):
+                Path(f"{copy}{suffix}").write_bytes(Path(f"{self._path}{suffix}").read_bytes())
+        self._journal.close()
+        self._path = copy
+        self._open()
+
+    def _open(self) -> None:
+        self._journal = Journal(self._path, ABOUT)
+        self._expected = {p: IN_DOUBT if state == "claimed" else state for p, state in self._expected.items()}
+
+    @invariant()
+    def holds_what_was_written(self) -> None:
+        self._journal.known_until = max(self._expected, default=-1) + 1
+        assert {known.position: known.state for known in self._journal.known()} == self._expected
+
+    def teardown(self) -> None:
+        self._journal.close()
+        self._folder.cleanup()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+
+
+def test_rows_are_known_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_KNOWN_AT_A_TIME", 3)
+    path = tmp_path / "j.db"
+    journal = Journal(path, ABOUT)
+    journal.write([settle(position) for position in range(10)], [], [])
+    journal.close()
+    again = Journal(path, ABOUT)
+    seen = []
+    for known in again.known():
+        again.write([settle(known.position, FAILED)], [], [])
+        seen.append(known.state)
+    assert seen == [OK] * 10
+    again.close()

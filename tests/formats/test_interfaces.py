@@ -1,0 +1,473 @@
+"""Streams add up to what `predict` would have given; answers read the same whatever the interface."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_agent_target import AgentResponse
+from mlflow_agent_target.streams.stream import AgentStream
+
+STREAMS = Path(__file__).parent.parent / "streams"
+
+
+class Recorded:
+    """A recorded body, in place of one from the network."""
+
+    content_type = "text/event-stream"
+    request_id = None
+    attempts = 1
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = [chunk for chunk in chunks if chunk]
+
+    def redact(self, said: Any) -> Any:
+        return said
+
+    def read(self, timeout: float) -> bytes:
+        return self.chunks.pop(0) if self.chunks else b""
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+def message(item_id: str, text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    return {"type": "message", "id": item_id, "role": "assistant", "content": content}
+
+
+TRACE = {"info": {"trace_id": "tr-1"}, "data": {"spans": []}}
+CALL = {"type": "function_call", "id": "__fake_id__", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'}
+REAL_CALL = {**CALL, "id": "fc"}
+CHAT_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+def completion(said: dict[str, Any], finish_reason: str, usage: int | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", **said}, "finish_reason": finish_reason}
+    tokens = {} if usage is None else {"prompt_tokens": 1, "completion_tokens": usage, "total_tokens": 1 + usage}
+    return {
+        "object": "chat.completion",
+        "id": "cc",
+        "model": "m",
+        "choices": [choice],
+        **({"usage": tokens} if tokens else {}),
+    }
+
+
+WHOLE_ANSWERS: dict[str, dict[str, Any]] = {
+    "responses_minimum": {
+        "object": "response",
+        "output": [message("msg_1", "Hello ✓")],
+        "id": "req-1",
+        "databricks_output": {"trace": TRACE, "databricks_request_id": "req-1"},
+    },
+    "responses_text_only_in_done": {"object": "response", "output": [message("msg_1", "Hello")]},
+    "responses_two_inner_responses": {
+        "object": "response",
+        "id": "resp_placeholder",
+        "output": [
+            CALL,
+            {"type": "function_call_output", "call_id": "c1", "output": "2"},
+            message("__fake_id__", "It is 2."),
+        ],
+        "usage": {"input_tokens": 30, "output_tokens": 9, "total_tokens": 39},
+    },
+    "responses_openai_framing_without_done": {
+        "object": "response",
+        "id": "r1",
+        "status": "completed",
+        "model": "g",
+        "output": [message("m", "Hi")],
+        "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2},
+    },
+    "responses_agent_server_trace_id": {
+        "object": "response",
+        "output": [message("m", "Hi")],
+        "metadata": {"trace_id": "tr-9"},
+    },
+    "responses_keep_alives": {"object": "response", "output": [message("m", "H\u2028i")]},
+    "chat_agent_tools": {
+        "messages": [
+            {"role": "assistant", "content": "", "id": "m1", "tool_calls": [CHAT_CALL]},
+            {"role": "tool", "content": "42", "id": "m2", "name": "f", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "It is 42.", "id": "m3"},
+        ],
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+        "custom_outputs": {"k": 1},
+        "databricks_output": {"trace": TRACE, "databricks_request_id": "req-2"},
+    },
+    "chat_completions_usage_chunk": {
+        "object": "chat.completion",
+        "id": "cc",
+        "model": "m",
+        "created": 1,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+    },
+    "responses_supervisor_steps": {
+        "object": "response",
+        "id": "r",
+        "output": [
+            message("m", "Asking Genie."),
+            REAL_CALL,
+            {"type": "function_call_output", "call_id": "c1", "output": ["42"], "name": "add"},
+            message("n", "It is 42."),
+            {"type": "task_continue_request", "id": "continue_1", "step": 3},
+        ],
+    },
+    "responses_call_done_before_message": {
+        "object": "response",
+        "id": "x",
+        "output": [REAL_CALL, message("m", "Let me see.")],
+        "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+    },
+    "responses_arguments_in_pieces": {
+        "object": "response",
+        "output": [
+            REAL_CALL,
+            {"type": "function_call", "id": "other", "call_id": "c2", "name": "sub", "arguments": '{"b": 2}'},
+        ],
+    },
+    "responses_only_in_completed": {
+        "object": "response",
+        "id": "b",
+        "status": "completed",
+        "output": [
+            REAL_CALL,
+            {"type": "function_call_output", "call_id": "c1", "output": "2"},
+            message("m", "Two."),
+        ],
+        "usage": {"input_tokens": 3, "output_tokens": 3, "total_tokens": 6},
+    },
+    "responses_reasoning_and_refusal": {
+        "object": "response",
+        "output": [
+            {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "Hm, hm."}]},
+            {**message("m", ""), "content": [{"type": "refusal", "refusal": "I can't."}]},
+        ],
+    },
+    "responses_mcp_approval": {
+        "object": "response",
+        "output": [
+            {"type": "mcp_approval_response", "id": "x", "approval_request_id": "mcpr_0", "approve": True},
+            {"type": "mcp_approval_request", "id": "mcpr_1", "name": "drop", "arguments": "{}", "server_label": "db"},
+        ],
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "responses_openai_framing_trailing_metadata": {
+        "object": "response",
+        "id": "r",
+        "status": "completed",
+        "output": [message("m", "Hi")],
+        "metadata": {"trace_id": "tr-1"},
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "responses_odd_framing": {
+        "object": "response",
+        "output": [{**message("m", ""), "content": "a\u2028\u2029\u0085é😀"}],
+    },
+    "chat_agent_without_ids": {
+        "messages": [
+            {"role": "assistant", "content": "Hm."},
+            {"role": "tool", "content": "1", "name": "f", "tool_call_id": "c1"},
+            {"role": "tool", "content": "2", "name": "f", "tool_call_id": "c2"},
+            {"role": "assistant", "content": "Ok"},
+        ],
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "chat_completions_usage_on_every_chunk": completion({"content": "Hello"}, "stop", usage=3),
+    "chat_completions_usage_on_last_chunk": {
+        **completion({"content": "Hello"}, "stop", usage=2),
+        "databricks_output": {"databricks_request_id": "q"},
+    },
+    "chat_completions_reasoning_parts": completion(
+        {
+            "content": [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm, hm."}]},
+                {"type": "text", "text": "Hello"},
+            ]
+        },
+        "stop",
+    ),
+    "chat_completions_calls_all_numbered_0": completion(
+        {
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"id": "c2", "type": "function", "function": {"name": "g", "arguments": '{"a": 1}'}},
+            ]
+        },
+        "tool_calls",
+    ),
+    "chat_completions_tool_call_in_pieces": {
+        "object": "chat.completion",
+        "id": "cc",
+        "model": "m",
+        "created": 1,
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+                    ],
+                },
+                "finish_reason": "tool_calls",
+            }
+        ],
+    },
+}
+
+
+def test_every_recorded_stream_has_its_whole_answer_here() -> None:
+    assert sorted(WHOLE_ANSWERS) == sorted(path.stem for path in STREAMS.glob("*.txt"))
+
+
+@pytest.mark.parametrize("name", WHOLE_ANSWERS)
+def test_a_recorded_stream_adds_up_to_the_whole_answer(name: str) -> None:
+    assert AgentStream(Recorded((STREAMS / f"{name}.txt").read_bytes())).get_final_response() == WHOLE_ANSWERS[name]
+
+
+@pytest.mark.parametrize("name", WHOLE_ANSWERS)
+@given(split=st.data())
+def test_streamed_text_is_the_whole_answers_text_once_however_it_is_cut(name: str, split: st.DataObject) -> None:
+    body = (STREAMS / f"{name}.txt").read_bytes()
+    cuts = sorted(split.draw(st.lists(st.integers(0, len(body)), max_size=20)))
+    chunks = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    stream = AgentStream(Recorded(*chunks))
+    assert "".join(stream.text_stream) == stream.get_final_response().output_text
+    assert stream.get_final_response() == WHOLE_ANSWERS[name]
+
+
+def frames(*events: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+
+
+def delta(text: str, item_id: str = "m") -> dict[str, Any]:
+    return {"type": "response.output_text.delta", "item_id": item_id, "delta": text}
+
+
+def choice(**said: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, **said}]}
+
+
+def done(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "response.output_item.done", "item": item}
+
+
+@pytest.mark.parametrize(
+    ("events", "pieces"),
+    [
+        pytest.param([delta("a"), delta("b"), done(message("m", "ab"))], ["a", "b"], id="deltas, then the done item"),
+        pytest.param([delta("a"), done(message("m", "ab"))], ["a", "b"], id="the done item knows more"),
+        pytest.param([delta("a", "x"), done(message("y", "a"))], ["a"], id="the done item has another id"),
+        pytest.param([delta("a"), done(message("m", "A"))], ["a"], id="the done item says it otherwise"),
+        pytest.param(
+            [delta("a"), {"type": "response.output_text.done", "item_id": "m", "text": "ab"}, done(message("m", "ab"))],
+            ["a", "b"],
+            id="the text is done before the item",
+        ),
+        pytest.param(
+            [delta("a"), done(message("m", "a")), delta("b"), done(message("m", "b"))],
+            ["a", "b"],
+            id="two messages share a placeholder id",
+        ),
+        pytest.param(
+            [delta("a"), {"type": "response.completed", "response": {"output": [message("m", "a")]}}],
+            ["a"],
+            id="only response.completed brings the item",
+        ),
+        pytest.param([delta("a")], ["a"], id="no done item ever comes"),
+        pytest.param(
+            [delta("a"), {"type": "response.output_text.done", "item_id": "m", "text": "ab"}, delta("c")],
+            ["a", "b", "c"],
+            id="a piece comes after the text was done",
+        ),
+        pytest.param([delta("a ", "x"), done(message("y", "a"))], ["a "], id="another id, and other spaces"),
+        pytest.param(
+            [done(CALL), {"type": "response.completed", "response": {"output": [CALL, message("m", "a")]}}],
+            ["a"],
+            id="response.completed brings what no done item has brought",
+        ),
+        pytest.param(
+            [done(message("m", "a")), {"type": "response.completed", "response": {"output": [message("n", "a")]}}],
+            ["a"],
+            id="response.completed knows the item by another id",
+        ),
+        pytest.param(
+            [delta("a"), {"type": "response.created"}, delta("b", "n"), done(message("n", "b"))],
+            ["a", "b"],
+            id="an inner response without its done item",
+        ),
+        pytest.param([{"type": "keepalive"}, delta("a")], ["a"], id="an event of no interface comes first"),
+        pytest.param([choice(message={"content": "ab"})], ["ab"], id="a chat model that can't stream"),
+        pytest.param(
+            [choice(delta={"content": "a"}), choice(delta={"content": "b"}, message={"content": "abc"})],
+            ["a", "bc"],
+            id="the whole message beside its last piece",
+        ),
+    ],
+)
+def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], pieces: list[str]) -> None:
+    stream = AgentStream(Recorded(frames(*events)))
+    assert list(stream.text_stream) == pieces
+    final = stream.get_final_response().output_text
+    assert final.lower().strip() == "".join(pieces).strip()
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([choice(logprobs=3), choice(logprobs={"content": [1]})], id="log probabilities"),
+        pytest.param([choice(message="x"), choice(delta={"content": "a"})], id="a message"),
+        pytest.param([choice(delta={"content": "a", "k": {"tool_calls": ["x"]}})], id="tool calls"),
+    ],
+)
+def test_what_is_of_another_form_than_it_should_be_fails_nothing(events: list[dict[str, Any]]) -> None:
+    assert AgentStream(Recorded(frames(*events))).get_final_response()["choices"]
+
+
+def test_adding_up_costs_the_same_however_long_the_text_is() -> None:
+    """A text of megabytes in small pieces: were it copied for each, this would take minutes."""
+    for event in (delta("some text "), {"delta": {"id": "m", "content": "some text "}}):
+        stream = AgentStream(Recorded(*[frames(*[event] * 1000).removesuffix(b"data: [DONE]\n\n")] * 200, frames()))
+        assert len(stream.get_final_response().output_text) == 2_000_000
+
+
+def test_events_are_never_changed() -> None:
+    piece = {"role": "assistant", "content": [{"type": "text", "text": "a"}], "tool_calls": [CHAT_CALL]}
+    stream = AgentStream(Recorded(frames(*[{"choices": [{"index": 0, "delta": piece}]}] * 3)))
+    seen = list(stream)
+    stream.get_final_response()
+    assert seen == [{"choices": [{"index": 0, "delta": piece}]}] * 3
+
+
+def part(kind: str, index: int, **text: str) -> dict[str, Any]:
+    return {"type": f"response.output_text.{kind}", "item_id": "m", "content_index": index, **text}
+
+
+def test_the_parts_of_a_message_are_kept_apart() -> None:
+    events = [part("delta", 0, delta="One."), part("done", 0, text="One."), part("done", 1, text="Two.")]
+    stream = AgentStream(Recorded(frames(*events)))
+    assert list(stream.text_stream) == ["One.", "Two."]
+    content = stream.get_final_response()["output"][0]["content"]
+    assert [text["text"] for text in content] == ["One.", "Two."]
+    both = {**message("m", ""), "content": [{"type": "output_text", "text": text} for text in ("One.", "Two.")]}
+    stream = AgentStream(Recorded(frames(*events, done(both))))
+    assert list(stream.text_stream) == ["One.", "Two."]
+    assert stream.get_final_response()["output"] == [both]
+
+
+def test_a_message_without_text_is_there_once() -> None:
+    stream = AgentStream(Recorded(frames(delta(""), done(message("m", "")))))
+    assert stream.get_final_response()["output"] == [message("m", "")]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "response.output_text.delta", "item_id": ["x"], "content_index": {}, "delta": "a"},
+        {
+            "type": "response.output_item.done",
+            "item": {"type": "message", "id": {}, "role": "assistant", "content": "a"},
+        },
+        {"delta": {"role": "assistant", "content": "a", "id": {"x": 1}}},
+        {"delta": {"role": ["assistant"], "content": {"a": 1}, "tool_calls": "x"}},
+        {"choices": [{"index": "0", "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}, 5]},
+        {
+            "choices": [
+                {"index": 0, "delta": {"tool_calls": [{"index": 0, "function": 5}, {"index": 0, "function": {}}]}}
+            ]
+        },
+        {"type": "response.completed", "response": {"output": [5, {"type": 5}], "usage": 5}},
+        {"type": "response.output_text.done", "text": 5},
+        {"databricks_output": 5, "usage": "x", "trace_id": {}},
+    ],
+)
+def test_what_no_format_allows_is_passed_on_all_the_same(event: dict[str, Any]) -> None:
+    stream = AgentStream(Recorded(frames(event, event)))
+    assert list(stream) == [event, event]
+    response = stream.get_final_response()
+    assert isinstance(response.output_text, str)
+    assert isinstance(response.tool_calls, list)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "usage"),
+    [
+        pytest.param(
+            {
+                "output": [message("a", "one "), CALL, message("b", "two")],
+                "usage": {"input_tokens": 1, "output_tokens": 2},
+            },
+            "one two",
+            {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            id="ResponsesAgent",
+        ),
+        pytest.param(
+            {
+                "messages": [
+                    {"role": "assistant", "content": "one ", "tool_calls": [CHAT_CALL], "id": "1"},
+                    {"role": "tool", "content": "no", "id": "2"},
+                    {"role": "assistant", "content": "two", "id": "3"},
+                ],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+            },
+            "one two",
+            {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+            id="ChatAgent",
+        ),
+        pytest.param(
+            {
+                "choices": [
+                    {"message": {"content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}}
+                ]
+            },
+            "one two",
+            None,
+            id="ChatModel with content parts",
+        ),
+        pytest.param({"predictions": ["one ", "two"]}, "one two", None, id="predictions"),
+        pytest.param({"predictions": {"output": [message("a", "one two")]}}, "one two", None, id="a wrapped answer"),
+        pytest.param({"final_response": "one two"}, "one two", None, id="final_response"),
+        pytest.param({"something": 1}, "", None, id="nothing known"),
+        pytest.param({"output": None, "messages": None, "usage": None}, "", None, id="explicit nulls"),
+        pytest.param(
+            {"output": [], "usage": {"input_tokens": "7", "prompt_tokens": 2, "output_tokens": None}},
+            "",
+            {"input_tokens": 2, "output_tokens": 0, "total_tokens": 2},
+            id="counts that are none",
+        ),
+    ],
+)
+def test_answers_read_the_same_whatever_the_interface(answer: dict[str, Any], text: str, usage: Any) -> None:
+    response = AgentResponse(answer)
+    assert response == answer
+    assert response.output_text == text
+    assert response.usage == usage
+
+
+def test_tool_calls_read_the_same_whatever_the_interface() -> None:
+    expected = [("c1", "add", '{"a": 1}')]
+    chat_call = {**CHAT_CALL, "function": {"name": "add", "arguments": '{"a": 1}'}}
+    for answer in (
+        {"output": [CALL]},
+        {"messages": [{"role": "assistant", "tool_calls": [chat_call]}]},
+        {"choices": [{"message": {"role": "assistant", "tool_calls": [chat_call]}}]},
+    ):
+        assert [(c["call_id"], c["name"], c["arguments"]) for c in AgentResponse(answer).tool_calls] == expected
+
+
+def test_pending_approvals_are_those_that_nobody_answered() -> None:
+    asked = [{"type": "mcp_approval_request", "id": name, "name": "f", "arguments": "{}"} for name in "ab"]
+    answered = {"type": "mcp_approval_response", "approval_request_id": "a", "approve": True}
+    assert AgentResponse({"output": [*asked, answered]}).pending_approvals == [asked[1]]

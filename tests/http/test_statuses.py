@@ -1,0 +1,109 @@
+"""What an answer's status and body mean: which error, what it says, and whether the agent may have run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlflow_agent_target.errors import AgentTargetError, SignInPageError
+from mlflow_agent_target.http.statuses import error_for_answer
+
+
+def error_of(status: int, body: Any = None, sent_bytes: int = 100, **headers: str) -> AgentTargetError:
+    return error_for_answer(
+        status,
+        body=body,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        endpoint="e",
+        retry_after=3.0,
+        attempts=2,
+        sent_bytes=sent_bytes,
+    )
+
+
+# Status, class, MLflow's code, may_have_run.
+STATUSES = [
+    (400, "AgentError", "INTERNAL_ERROR", True),
+    (401, "AuthenticationError", "UNAUTHENTICATED", False),
+    (403, "PermissionDeniedError", "PERMISSION_DENIED", False),
+    (404, "EndpointNotFoundError", "RESOURCE_DOES_NOT_EXIST", False),
+    (405, "EndpointNotFoundError", "RESOURCE_DOES_NOT_EXIST", False),
+    (408, "RequestTimeoutError", "DEADLINE_EXCEEDED", True),
+    (409, "AgentError", "INTERNAL_ERROR", True),
+    (413, "InvalidInputError", "INVALID_PARAMETER_VALUE", False),
+    (415, "InvalidInputError", "INVALID_PARAMETER_VALUE", False),
+    (422, "AgentError", "INTERNAL_ERROR", True),
+    (429, "RateLimitError", "REQUEST_LIMIT_EXCEEDED", False),
+    (500, "AgentError", "INTERNAL_ERROR", True),
+    (501, "AgentError", "INTERNAL_ERROR", True),
+    (502, "EndpointUnavailableError", "TEMPORARILY_UNAVAILABLE", True),
+    (503, "EndpointUnavailableError", "TEMPORARILY_UNAVAILABLE", False),
+    (504, "EndpointUnavailableError", "TEMPORARILY_UNAVAILABLE", True),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "code", "may_have_run"), STATUSES)
+def test_a_status_means_an_error(status: int, kind: str, code: str, may_have_run: bool) -> None:
+    body = {"error_code": "X", "message": "why"}
+    error = error_of(status, body, x_request_id="r-7")
+    assert (type(error).__name__, error.error_code, error.may_have_run) == (kind, code, may_have_run)
+    assert (error.status_code, error.endpoint, error.request_id, error.attempts) == (status, "e", "r-7", 2)
+    assert error.body == body
+    assert f"Endpoint 'e' answered {status}: X: why (request r-7)." in str(error)
+    if status in (429, 503):
+        assert getattr(error, "retry_after", None) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("body", "may_have_run"),
+    [
+        ({"detail": "Invalid parameters for ResponsesAgent: 1 validation error"}, False),
+        ({"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid parameters for ChatAgent: no"}, False),
+        ({"message": "Encountered an unexpected error: Invalid parameters for ChatAgent: no"}, True),
+        ({"message": ["Invalid parameters for ChatAgent: no"]}, True),
+        ({"error_code": "BAD_REQUEST", "message": "Failed to enforce schema of data [{}]"}, True),
+        ("Invalid parameters for ChatAgent: no", True),
+    ],
+)
+def test_a_400_that_refuses_the_payload_has_run_nothing(body: Any, may_have_run: bool) -> None:
+    assert error_of(400, body).may_have_run is may_have_run
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "sent_bytes", "says", "may_have_run"),
+    [
+        (413, "no", 5_242_905, "5,242,905 bytes (5.2 MB)", False),
+        (413, "no", 100, "100 bytes (0.0 MB)", False),
+        (400, "Request size exceeds the limit", 5_000_001, "5,000,001 bytes (5.0 MB)", False),
+        (400, "The payload is too large", 20_000_000, "20,000,000 bytes (20.0 MB)", False),
+        (400, "Request size exceeds the limit", 100, "It refused the payload, or its agent failed", True),
+        (400, "kaput", 20_000_000, "It refused the payload, or its agent failed", True),
+    ],
+)
+def test_a_payload_that_is_too_big_is_told_its_size_and_the_limit(
+    status: int, message: str, sent_bytes: int, says: str, may_have_run: bool
+) -> None:
+    error = error_of(status, {"error_code": "BAD_REQUEST", "message": message}, sent_bytes)
+    assert says in str(error)
+    assert ("4 MB for agents" in str(error)) is (status == 413 or not may_have_run)
+    assert error.may_have_run is may_have_run
+
+
+@pytest.mark.parametrize(
+    ("location", "is_sign_in"),
+    [
+        ("https://adb-1.azuredatabricks.net/oidc/oauth2/v2.0/authorize?client_id=x", True),
+        ("/login.html?next=%2Fserving-endpoints", True),
+        ("https://login.microsoftonline.com/x", True),
+        ("https://elsewhere.example/serving-endpoints/a/invocations", False),
+        ("https://[broken", False),
+        ("", False),
+    ],
+)
+def test_a_redirect_is_no_answer(location: str, is_sign_in: bool) -> None:
+    error = error_of(302, location=location)
+    assert isinstance(error, SignInPageError) is is_sign_in
+    assert type(error).__name__ in ("SignInPageError", "InvalidResponseError")
+    assert error.may_have_run is False
+    assert ("databricks auth login" in str(error)) is is_sign_in

@@ -1,0 +1,624 @@
+"""Spans of calls, and the agent's own trace below them: real agents, a real tracking store."""
+
+from __future__ import annotations
+
+import base64
+import contextvars
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import requests
+from mlflow.entities import Trace
+from mlflow.pyfunc import ResponsesAgent
+from mlflow.types.responses import ResponsesAgentResponse, ResponsesAgentStreamEvent
+
+import mlflow_agent_target
+from mlflow_agent_target import (
+    AgentError,
+    AgentStream,
+    AgentTargetClient,
+    EndpointNotFoundError,
+    serve,
+)
+from mlflow_agent_target.server import LocalServer, runs
+from mlflow_agent_target.tracing import agent_trace as agent_traces
+from mlflow_agent_target.tracing import spans as tracing
+from tests.conftest import DEMO
+from tests.scripted import ScriptedServer, chunked, events, whole
+
+can_join = pytest.mark.skipif(runs.get_context_api is None, reason="this MLflow knows no distributed tracing")
+
+AGENT = {"name": "a", "task": "agent/v1/responses", "state": {"ready": "READY", "config_update": "NOT_UPDATING"}}
+ANSWER = {
+    "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]}],
+    "usage": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7},
+}
+
+
+@pytest.fixture(autouse=True)
+def experiment(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An experiment of the test's own, so that its traces can be counted; and no warning was given yet."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")  # no waiting for it
+    before = mlflow.MlflowClient().get_experiment_by_name("tests")
+    own = mlflow.create_experiment(uuid.uuid4().hex, artifact_location=before.artifact_location)
+    mlflow.set_experiment(experiment_id=own)
+    monkeypatch.setattr(tracing, "_warned", set())
+    yield own
+    mlflow.set_experiment(experiment_id=before.experiment_id)
+
+
+def traces() -> list[Trace]:
+    """The experiment's traces."""
+    mlflow.flush_trace_async_logging()
+    found: list[Trace] = mlflow.search_traces(return_type="list")
+    return found
+
+
+def mine() -> Trace:
+    """The trace that a test's own span made. Older MLflow's agents in this process make others of their own."""
+    for _ in range(200):
+        found = [trace for trace in traces() if any(span.name == "mine" for span in trace.data.spans)]
+        if found:
+            break
+        time.sleep(0.05)  # an agent whose stream was left early is still at work, and MLflow waits for its spans
+    (trace,) = found
+    return trace
+
+
+def tree(trace: Trace) -> list[str]:
+    """The names of a trace's spans, each below those that it lies in. Older MLflow numbers those that are the same."""
+    parents = {span.span_id: (span.parent_id, re.sub(r"_\d+$", "", span.name)) for span in trace.data.spans}
+
+    def path(span_id: str | None) -> str:
+        if span_id not in parents:
+            return ""
+        parent, name = parents[span_id]
+        return f"{path(parent)}/{name}"
+
+    return sorted(path(span.span_id) for span in trace.data.spans)
+
+
+def span_named(trace: Trace, name: str) -> Any:
+    return next(span for span in trace.data.spans if re.fullmatch(rf"{name}(_\d+)?", span.name))
+
+
+def remote_trace(**info: Any) -> dict[str, Any]:
+    """A trace as Model Serving returns it, its root last, with an error, an event, tokens, a tag and an assessment."""
+
+    def encoded(number: int, length: int) -> str:
+        return base64.b64encode(number.to_bytes(length, "big")).decode()
+
+    def span(number: int, parent: int | None, name: str, **more: Any) -> dict[str, Any]:
+        return {
+            "trace_id": encoded(1 << 100, 16),
+            "span_id": encoded(number, 8),
+            "parent_span_id": None if parent is None else encoded(parent, 8),
+            "name": name,
+            "start_time_unix_nano": 1_700_000_000_000_000_000 + number,
+            "end_time_unix_nano": 1_700_000_001_000_000_000 + number,
+            "events": [],
+            "status": {"code": "STATUS_CODE_OK", "message": ""},
+            "attributes": {"mlflow.traceRequestId": '"tr-far"', "mlflow.spanType": '"AGENT"'},
+            **more,
+        }
+
+    usage = '{"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}'
+    own = {"mlflow.traceRequestId": '"tr-far"', "mlflow.spanType": '"LLM"', "mlflow.spanInputs": '{"q": 1}'}
+    event = {"name": "retried", "time_unix_nano": 1_700_000_000_500_000_000, "attributes": {"times": 2}}
+    return {
+        "info": {
+            "trace_id": "tr-far",
+            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "far"}},
+            "request_time": "2026-01-01T00:00:00Z",
+            "state": "OK",
+            "trace_metadata": {"mlflow.trace_schema.version": "3", "mlflow.trace.user": "ann", "release": "7"},
+            "tags": {"team": "blue", "mlflow.traceName": "agent"},
+            "assessments": [
+                {
+                    "assessment_id": "a-1",
+                    "assessment_name": "polite",
+                    "trace_id": "tr-far",
+                    "span_id": f"{3:016x}",
+                    "source": {"source_type": "CODE", "source_id": "check"},
+                    "create_time": "2026-01-01T00:00:01Z",
+                    "last_update_time": "2026-01-01T00:00:01Z",
+                    "feedback": {"value": True},
+                }
+            ],
+            **info,
+        },
+        "data": {
+            "spans": [
+                span(3, 2, "model", attributes={**own, "mlflow.chat.tokenUsage": usage}, events=[event]),
+                span(2, 1, "tool", status={"code": "STATUS_CODE_ERROR", "message": "no such row"}),
+                span(1, None, "agent"),
+            ]
+        },
+    }
+
+
+V2_TRACE = {
+    "info": {
+        "request_id": "tr-old",
+        "experiment_id": "far",
+        "timestamp_ms": 1_700_000_000_000,
+        "execution_time_ms": 5,
+        "status": "OK",
+        "request_metadata": {"release": "2"},
+        "tags": {"team": "red"},
+    },
+    "data": {
+        "spans": [
+            {
+                "name": name,
+                "context": {"span_id": f"0x{number:016x}", "trace_id": "0x1"},
+                "parent_id": parent,
+                "start_time": 1_700_000_000_000_000_000,
+                "end_time": 1_700_000_000_005_000_000,
+                "status_code": "OK",
+                "status_message": "",
+                "attributes": {"mlflow.traceRequestId": '"tr-old"', "mlflow.spanType": '"CHAIN"'},
+                "events": [],
+            }
+            for number, parent, name in ((1, None, "chain"), (2, f"0x{1:016x}", "retriever"))
+        ],
+        "request": '"hi"',
+        "response": '"Hi."',
+    },
+}
+
+
+class TestWhenCallsAreTraced:
+    def test_nothing_is_outside_of_a_span(self, client: AgentTargetClient) -> None:
+        client.predict(endpoint="tool_chat_agent", inputs="hi")
+        client.predict_stream(endpoint="tool_chat_agent", inputs="hi").get_final_response()
+        # What is there is the agents' own, who run in this process.
+        assert [tree(trace) for trace in traces()] == [["/tool_chat_agent"]] * 2
+        assert not any("endpoint" in span.attributes for trace in traces() for span in trace.data.spans)
+
+    def test_everything_is_with_autolog(self, scripted: Callable[..., ScriptedServer]) -> None:
+        client = AgentTargetClient(scripted(whole(ANSWER), describe=whole(AGENT)).target_uri)
+        mlflow_agent_target.autolog()
+        try:
+            client.predict(endpoint="a", inputs="hi")
+        finally:
+            mlflow_agent_target.autolog(disable=True)
+        client.predict(endpoint="a", inputs="hi")
+        assert [tree(trace) for trace in traces()] == [["/a"]]
+
+    def test_rows_are_with_autolog(self, scripted: Callable[..., ScriptedServer]) -> None:
+        sent = {**ANSWER, "databricks_output": {"trace": remote_trace(), "databricks_request_id": "r"}}
+        client = AgentTargetClient(scripted(whole(sent), describe=whole(AGENT)).target_uri)
+        client.predict_batch("a", ["hi"], progress=False)
+        asked = {"input": [{"role": "user", "content": "hi"}], "databricks_options": {"return_trace": True}}
+        mlflow_agent_target.autolog()
+        try:
+            plain, asking = client.predict_batch("a", ["hi", asked], progress=False)
+            frame = client.predict(endpoint="a", inputs=pd.DataFrame({"question": ["hi"]}))
+        finally:
+            mlflow_agent_target.autolog(disable=True)
+        assert [tree(trace) for trace in traces()] == [["/a", "/a/agent", "/a/agent/tool", "/a/agent/tool/model"]] * 3
+        assert (plain.response, plain.request_id, list(frame["response"])) == (ANSWER, "r", [ANSWER])
+        assert asking.response == sent
+
+    def test_one_span_says_all_where_no_trace_comes(
+        self, scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client = AgentTargetClient(scripted(whole(ANSWER), describe=whole(AGENT)).target_uri)
+        with mlflow.start_span("mine"):
+            for _ in range(2):
+                client.predict(endpoint="a", inputs="hi")
+        (trace,) = traces()
+        assert tree(trace) == ["/mine", "/mine/a", "/mine/a"]
+        span = span_named(trace, "a")
+        assert (span.span_type, span.inputs, span.outputs) == ("AGENT", "hi", ANSWER)
+        assert span.attributes["endpoint"] == "a"
+        assert span.attributes["latency_seconds"] > 0
+        assert trace.info.token_usage == {"input_tokens": 10, "output_tokens": 4, "total_tokens": 14}
+        assert [r.getMessage() for r in caplog.records if r.name == tracing.__name__] == [
+            "Endpoint 'a' sent no trace of its agent. The calls themselves are traced, with inputs and outputs."
+        ]
+
+    def test_a_failed_call_leaves_its_error(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine"), pytest.raises(EndpointNotFoundError):
+            client.predict(endpoint="nope", inputs="hi")
+        (trace,) = traces()
+        span = span_named(trace, "nope")
+        assert span.status.status_code == "ERROR"
+        assert "nope" in span.events[0].attributes["exception.message"]
+
+    def test_a_span_that_is_not_recorded_changes_nothing(self, scripted: Callable[..., ScriptedServer]) -> None:
+        server = scripted(whole({**ANSWER, "databricks_output": {"trace": remote_trace()}}), describe=whole(AGENT))
+        client = AgentTargetClient(server.target_uri)
+        mlflow_agent_target.autolog()
+        try:
+            mlflow.tracing.disable()
+            assert client.predict(endpoint="a", inputs="hi").output_text == "Hi."
+            stream = client.predict_stream(endpoint="a", inputs="hi")
+            assert stream.get_final_response().output_text == "Hi."
+        finally:
+            mlflow.tracing.enable()
+            mlflow_agent_target.autolog(disable=True)
+        assert "traceparent" not in server.posts[0].headers
+        assert traces() == []
+
+
+class TestStreams:
+    def test_the_span_closes_with_the_stream(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine"):
+            stream = client.predict_stream(endpoint="responses_agent", inputs="one two")
+            final = stream.get_final_response()
+        trace = mine()
+        span = span_named(trace, "responses_agent")
+        assert {**span.outputs, "databricks_output": 0} == {**final, "databricks_output": 0}
+        assert 0 < span.attributes["time_to_first_event_seconds"] <= span.attributes["latency_seconds"]
+        assert trace.info.token_usage == {"input_tokens": 2, "output_tokens": 10, "total_tokens": 12}
+
+    def test_it_may_be_read_elsewhere_after_the_callers_span(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine") as outer:
+            stream = client.predict_stream(endpoint="tool_chat_agent", inputs="one two")
+            thread = threading.Thread(target=stream.get_final_response)
+            thread.start()
+            thread.join()
+        trace = mine()
+        assert "/mine/tool_chat_agent" in tree(trace)
+        assert trace.info.trace_id == outer.trace_id
+
+    def test_leaving_early_is_no_failure(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine"):
+            for _ in client.predict_stream(endpoint="responses_agent", inputs="one two"):
+                break
+        trace = mine()
+        span = span_named(trace, "responses_agent")
+        assert span.status.status_code == "OK"
+        assert span.attributes["left_early"] is True
+        assert span.outputs["output"][0]["type"] == "function_call"
+
+    def test_the_next_call_closes_the_span_of_one_that_was_dropped(
+        self, scripted: Callable[..., ScriptedServer]
+    ) -> None:
+        said = {"delta": {"role": "assistant", "content": "Hi.", "id": "m"}}
+        begun = [*chunked([events(said, done=False)], end=False), 30.0]
+        client = AgentTargetClient(scripted(begun, whole(ANSWER), describe=whole(AGENT)).target_uri)
+        with mlflow.start_span("mine"):
+            stream = client.predict_stream(endpoint="a", inputs="hi")
+            next(stream)
+            del stream
+            client.predict(endpoint="a", inputs="hi")
+        trace = mine()
+        assert tree(trace) == ["/mine", "/mine/a", "/mine/a"]
+        dropped, called = sorted(
+            (span for span in trace.data.spans if span.name != "mine"), key=lambda span: span.start_time_ns
+        )
+        assert (dropped.status.status_code, dropped.attributes["left_early"]) == ("OK", True)
+        assert dropped.outputs["messages"][0]["content"] == "Hi."
+        assert dropped.end_time_ns <= called.start_time_ns
+
+    def test_a_failure_in_mid_stream_is_kept_with_what_arrived(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine"), pytest.raises(AgentError):
+            client.predict_stream(endpoint="failing_agent", inputs="later").get_final_response()
+        trace = mine()
+        span = span_named(trace, "failing_agent")
+        assert span.status.status_code == "ERROR"
+        assert "the agent's tool is broken" in span.events[0].attributes["exception.message"]
+        assert span.outputs["output"][0]["content"][0]["text"] == "Let me"
+
+    def test_a_stream_that_never_starts(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine"), pytest.raises(EndpointNotFoundError):
+            client.predict_stream(endpoint="nope", inputs="hi")
+        trace = mine()
+        assert span_named(trace, "nope").status.status_code == "ERROR"
+
+    def test_the_reader_sees_no_event_that_only_brings_the_trace(self, scripted: Callable[..., ScriptedServer]) -> None:
+        said = {"delta": {"role": "assistant", "content": "Hi.", "id": "m"}, "finish_reason": "stop"}
+        brings = {"id": "r", "databricks_output": {"trace": remote_trace()}}
+        answer = [whole(events(said, brings), content_type="text/event-stream")]
+        client = AgentTargetClient(scripted(*answer, describe=whole({**AGENT, "task": "agent/v2/chat"})).target_uri)
+        with mlflow.start_span("mine"):
+            assert list(client.predict_stream(endpoint="a", inputs="hi")) == [said]
+            asked = {"messages": [{"role": "user", "content": "hi"}], "databricks_options": {"return_trace": True}}
+            assert list(client.predict_stream(endpoint="a", inputs=asked)) == [said, brings]
+        trace = mine()
+        assert tree(trace).count("/mine/a/agent/tool/model") == 2
+
+
+class TestTheAgentsTrace:
+    @pytest.fixture
+    def ask(self, scripted: Callable[..., ScriptedServer]) -> Callable[[Any], Trace]:
+        """Calls an agent that answers with a trace, within a span, and gives the trace of that."""
+
+        def ask(sent: Any) -> Trace:
+            server = scripted(whole({**ANSWER, "databricks_output": {"trace": sent}}), describe=whole(AGENT))
+            with mlflow.start_span("mine"):
+                answer = AgentTargetClient(server.target_uri).predict(endpoint="a", inputs="hi")
+            assert answer.output_text == "Hi."
+            (trace,) = traces()
+            return trace
+
+        return ask
+
+    def test_all_of_it_is_brought_home(self, ask: Callable[[Any], Trace]) -> None:
+        trace = ask(remote_trace())
+        assert tree(trace) == ["/mine", "/mine/a", "/mine/a/agent", "/mine/a/agent/tool", "/mine/a/agent/tool/model"]
+        tool, model = span_named(trace, "tool"), span_named(trace, "model")
+        assert (tool.status.status_code, tool.status.description) == ("ERROR", "no such row")
+        assert (model.span_type, model.inputs) == ("LLM", {"q": 1})
+        assert model.end_time_ns - model.start_time_ns == 1_000_000_000
+        assert [(event.name, event.attributes) for event in model.events] == [("retried", {"times": 2})]
+        assert trace.info.token_usage == {"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}
+        assert trace.info.tags["team"] == "blue"
+        assert {"mlflow.trace.user": "ann", "release": "7"}.items() <= trace.info.trace_metadata.items()
+        (assessment,) = trace.info.assessments
+        assert (assessment.name, assessment.value, assessment.span_id) == ("polite", True, model.span_id)
+
+    @pytest.mark.parametrize("location", [None, {}, {"type": "INFERENCE_TABLE", "inference_table": {}}])
+    def test_wherever_it_says_that_it_is_kept(self, location: Any, ask: Callable[[Any], Trace]) -> None:
+        assert len(tree(ask(remote_trace(trace_location=location)))) == 5
+
+    def test_tags_that_are_no_text_lose_nothing(self, ask: Callable[[Any], Trace]) -> None:
+        trace = ask(remote_trace(tags={"n": 5}, trace_metadata={"m": {"k": 1}}))
+        assert (trace.info.tags["n"], trace.info.trace_metadata["m"]) == ("5", "{'k': 1}")
+        assert len(trace.info.assessments) == 1
+
+    def test_mlflow_2_wrote_it(self, ask: Callable[[Any], Trace]) -> None:
+        trace = ask(V2_TRACE)
+        assert tree(trace) == ["/mine", "/mine/a", "/mine/a/chain", "/mine/a/chain/retriever"]
+        assert trace.info.tags["team"] == "red"
+        assert trace.info.trace_metadata["release"] == "2"
+
+    @pytest.mark.parametrize(
+        "broken",
+        ["text", [1], {"info": {}}, {"info": {}, "data": {"spans": []}}, {"data": {"spans": [{"name": "x"}]}}],
+        ids=repr,
+    )
+    def test_a_broken_one_fails_nothing_and_is_told_once(
+        self, broken: Any, ask: Callable[[Any], Trace], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        trace = ask(broken)
+        assert tree(trace) == ["/mine", "/mine/a"]
+        assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+        (warning,) = [r.getMessage() for r in caplog.records if r.name == tracing.__name__]
+        assert warning.startswith("The trace that Endpoint 'a' sent can't be read (")
+
+    def test_what_the_agent_wrote_to_this_experiment_is_named_not_doubled(self, ask: Callable[[Any], Trace]) -> None:
+        with mlflow.start_span("agent"):
+            pass
+        (own,) = traces()
+        server_sent = own.to_dict()
+        mine = next(t for t in self.both(ask, server_sent) if t.info.trace_id != own.info.trace_id)
+        assert tree(mine) == ["/mine", "/mine/a"]
+        assert span_named(mine, "a").attributes["agent_trace_id"] == own.info.trace_id
+
+    @staticmethod
+    def both(ask: Callable[[Any], Trace], sent: Any) -> list[Trace]:
+        with pytest.raises(ValueError, match="unpack"):  # there are two
+            ask(sent)
+        return traces()
+
+
+class TestWhatIsSent:
+    @pytest.mark.parametrize(
+        ("described", "asked"),
+        [
+            (AGENT, True),
+            ({**AGENT, "task": "agent/v1/chat"}, True),
+            ({**AGENT, "task": "llm/v1/chat", "endpoint_type": "FOUNDATION_MODEL_API"}, False),
+            ({**AGENT, "task": None}, False),
+            (None, False),
+        ],
+    )
+    def test_only_agents_are_asked_for_their_trace(
+        self, described: Any, asked: bool, scripted: Callable[..., ScriptedServer]
+    ) -> None:
+        server = scripted(whole(ANSWER), describe=whole(described) if described else None)
+        with mlflow.start_span("mine"):
+            AgentTargetClient(server.target_uri).predict(endpoint="a", inputs="hi")
+        assert ("databricks_options" in server.posts[0].json) is asked
+
+    def test_the_callers_own_options_are_kept(self, scripted: Callable[..., ScriptedServer]) -> None:
+        server = scripted(whole(ANSWER), describe=whole(AGENT))
+        client = AgentTargetClient(server.target_uri)
+        inputs = {"input": [{"role": "user", "content": "hi"}]}
+        with mlflow.start_span("mine"):
+            for options in ({"conversation_id": "c"}, {"return_trace": False}):
+                client.predict(endpoint="a", inputs={**inputs, "databricks_options": options})
+        sent = [post.json["databricks_options"] for post in server.posts]
+        assert sent == [{"return_trace": True, "conversation_id": "c"}, {"return_trace": False}]
+
+    def test_a_base_url_is_told_of_the_trace(self, scripted: Callable[..., ScriptedServer]) -> None:
+        server = scripted(whole(ANSWER), describe=whole(AGENT))
+        client = AgentTargetClient(server.target_uri)
+        client.predict(endpoint="a", inputs="hi")
+        with mlflow.start_span("mine") as outer:
+            client.predict(endpoint="a", inputs="hi")
+        outside, inside = server.posts
+        assert "traceparent" not in outside.headers
+        assert "databricks_options" not in outside.json
+        (trace,) = traces()
+        number = outer.trace_id.removeprefix("tr-")
+        assert inside.headers["traceparent"] == f"00-{number}-{span_named(trace, 'a').span_id}-01"
+        assert inside.headers["x-mlflow-return-trace-id"] == "true"
+
+    def test_a_workspace_is_not(self, scripted: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch) -> None:
+        server = scripted(whole(ANSWER), describe=whole(AGENT))
+        monkeypatch.setenv("DATABRICKS_HOST", server.url)
+        monkeypatch.setenv("DATABRICKS_TOKEN", "x")
+        with mlflow.start_span("mine"):
+            AgentTargetClient("agent-target").predict(endpoint="a", inputs="hi")
+        assert not {"traceparent", "x-mlflow-return-trace-id"} & server.posts[0].headers.keys()
+        assert server.posts[0].json["databricks_options"] == {"return_trace": True}
+
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ("sqlite:////a/m.db", "sqlite:////a/m.db", True),
+            ("sqlite:////a/m.db", "sqlite:////b/m.db", False),
+            ("http://localhost:5000", "http://localhost:5000", True),
+            ("postgresql://u:secret@h/db", "postgresql://v:other@h/db", True),
+            ("http://localhost:5000", "http://localhost:5001", False),
+        ],
+    )
+    def test_stores_are_told_apart(self, one: str, other: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        def store(uri: str) -> str | None:
+            monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+            return agent_traces.tracking_store()
+
+        assert (store(one) == store(other)) is same
+        assert "secret" not in str(store(one))
+        assert store("databricks") is None
+
+
+class Nested(ResponsesAgent):
+    """Leaves a span open when its stream is closed early, as MLflow's own wrapper does."""
+
+    def predict(self, request: Any) -> ResponsesAgentResponse:
+        with mlflow.start_span("thinks"):
+            return ResponsesAgentResponse(output=[self.create_text_output_item("done", id="m")])
+
+    def predict_stream(self, request: Any) -> Iterator[ResponsesAgentStreamEvent]:
+        yield ResponsesAgentStreamEvent(**self.create_text_delta("done", item_id="m"))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tracking_store: None) -> Iterator[str]:
+    """The demo's agent, served by another process that keeps its traces in the same store: its target."""
+    code = (
+        "import sys, mlflow_agent_target\n"
+        f"server = mlflow_agent_target.serve({{'responses_agent': {str(DEMO / 'responses_agent.py')!r}}})\n"
+        "print(server.target_uri, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+@can_join
+class TestLocalServersJoin:
+    JOINED = ("/mine/responses_agent/responses_agent/predict/predict_stream/count_words",)
+
+    def test_from_this_process(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine"):
+            answer = client.predict(endpoint="responses_agent", inputs="hi")
+        assert answer.trace is not None
+        assert Trace.from_dict(answer.trace).data.spans[0].name == "responses_agent"
+        assert answer.trace["info"]["state"] == "OK"
+        (trace,) = traces()
+        assert tree(trace)[-1:] == list(self.JOINED)
+        assert len(tree(trace)) == 6
+
+    def test_from_another_process_also_when_calls_run_side_by_side(self, elsewhere: str) -> None:
+        client = AgentTargetClient(elsewhere)
+        with mlflow.start_span("mine"), ThreadPoolExecutor(4) as threads:
+            calls = [
+                threads.submit(contextvars.copy_context().run, client.predict, "responses_agent", "hi")
+                for _ in range(4)
+            ]
+            assert all(call.result().output_text for call in calls)
+        (trace,) = traces()
+        assert tree(trace).count(self.JOINED[0]) == 4
+        assert len(tree(trace)) == 1 + 4 * 5
+
+    def test_any_caller_that_sends_a_traceparent(self, server: LocalServer) -> None:
+        with mlflow.start_span("mine"):
+            headers = mlflow.tracing.get_tracing_context_headers_for_http_request()
+            body = {"messages": [{"role": "user", "content": "hi"}]}
+            url = f"{server.url}/serving-endpoints/chat_agent/invocations"
+            assert requests.post(url, json=body, headers=headers, timeout=30).status_code == 200
+        (trace,) = traces()
+        assert tree(trace) == ["/mine", "/mine/chat_agent"]
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", tracing.STORE_HEADER: "of another machine"},
+            {"traceparent": f"00-{'a' * 32}-{'b' * 16}-00"},
+            {"traceparent": f"00-{'0' * 32}-{'b' * 16}-01"},
+            {"traceparent": "junk"},
+        ],
+        ids=["kept elsewhere", "not recorded", "no trace", "junk"],
+    )
+    def test_what_can_not_be_joined(self, headers: dict[str, str], server: LocalServer) -> None:
+        body = {"messages": [{"role": "user", "content": "hi"}], "databricks_options": {"return_trace": True}}
+        url = f"{server.url}/serving-endpoints/chat_agent/invocations"
+        answer = requests.post(url, json=body, headers=headers, timeout=30).json()
+        (trace,) = traces()
+        assert tree(trace) == ["/chat_agent"]
+        assert answer["databricks_output"]["trace"]["info"]["trace_id"] == trace.info.trace_id
+
+    def test_a_failing_agent_leaves_its_spans(self, client: AgentTargetClient) -> None:
+        with mlflow.start_span("mine"), pytest.raises(AgentError):
+            client.predict(endpoint="failing_agent", inputs="hi")
+        (trace,) = traces()
+        assert "/mine/failing_agent/failing_agent/predict" in tree(trace)
+        assert {span.status.status_code for span in trace.data.spans if span.name != "mine"} == {"ERROR"}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_agents_server_names_its_trace_and_it_is_fetched(
+    streams: bool, scripted: Callable[..., ScriptedServer], experiment: str
+) -> None:
+    other = mlflow.create_experiment(uuid.uuid4().hex)
+    span = mlflow.start_span_no_context("far", experiment_id=other)
+    mlflow.start_span_no_context("deep", parent_span=span).end()
+    span.end()
+    mlflow.flush_trace_async_logging()
+    said = {"type": "response.completed", "response": ANSWER}
+    stream = whole(events(said, {"trace_id": span.trace_id}), content_type="text/event-stream")
+    server = scripted(stream if streams else whole({**ANSWER, "metadata": {"trace_id": span.trace_id}}))
+    client = AgentTargetClient(server.target_uri)
+    with mlflow.start_span("mine"):
+        if streams:
+            assert list(client.predict_stream(inputs="hi")) == [said]
+        else:
+            client.predict(inputs="hi")
+    assert server.posts[0].headers["x-mlflow-return-trace-id"] == "true"
+    (trace,) = traces()
+    assert tree(trace) == ["/mine", "/mine/agent", "/mine/agent/far", "/mine/agent/far/deep"]
+    assert span_named(trace, "agent").attributes["agent_trace_id"] == span.trace_id
+
+
+def test_streams_that_nobody_observes_know_of_no_tracing(client: AgentTargetClient) -> None:
+    stream: AgentStream = client.predict_stream(endpoint="chat_agent", inputs="hi")
+    assert stream._observer is None
+    stream.close()
+
+
+def test_agents_in_threads_of_one_server_keep_to_their_own_traces() -> None:
+    with serve({"nested": Nested()}) as server, ThreadPoolExecutor(4) as threads:
+        client = AgentTargetClient(server.target_uri)
+
+        def call(number: int) -> str:
+            with mlflow.start_span(f"mine {number}") as outer:
+                client.predict(endpoint="nested", inputs="hi")
+            return outer.trace_id
+
+        own = list(threads.map(call, range(8)))
+    assert len(set(own)) == 8
+    if runs.get_context_api is not None:
+        assert {len(tree(trace)) for trace in traces()} == {5}
+        assert {trace.info.trace_id for trace in traces()} == set(own)
