@@ -1,22 +1,14 @@
-"""What a server says went wrong: in an error's body, in an answer, in an event of a stream. Pure."""
+"""What every room needs to speak: a server's words, made printable and redacted; JSON out, or why it is none. Pure."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What endpoints say, before their agent runs, to a payload with the other schema's key: Model Serving, MLflow's schema
-# enforcement, MLflow's AgentServer. Only at the start of a message: an agent that fails may quote another endpoint's.
-_MISSING = r"(?:Failed to enforce schema of data .*)?Model is missing inputs \['{}'\]"
-_WANTS_INPUT = re.compile(
-    r"'messages' field is not supported\. Please use 'input' field instead|"
-    r"Invalid parameters for ResponsesAgent: (?:Invalid data for ResponsesAgentRequest: )?"
-    r"1 validation error for ResponsesAgentRequest\s+input\s+Field required|" + _MISSING.format("input"),
-    re.DOTALL,
-)
-_WANTS_MESSAGES = re.compile(r"Missing required Chat parameter: 'messages'|" + _MISSING.format("messages"), re.DOTALL)
+from mlflow_agent_target.errors import InvalidInputError
 
 
 def parse_body(raw: bytes) -> Any:
@@ -74,47 +66,80 @@ def printable(text: str, limit: int = 1000) -> str:
     return line if len(text) <= limit else line[:limit] + "..."
 
 
-def key_wanted(refusal: Any) -> str | None:
-    """Return the key, `input` or `messages`, that an endpoint wants which refuses a payload with the other, or None.
+def encode_json(payload: Any) -> bytes:
+    """Return `payload` as JSON bytes.
 
-    Args:
-        refusal: The body of its answer, with status 400.
+    Raises:
+        InvalidInputError: It holds a value that JSON can't say; the error names its path.
     """
-    for message in [refusal.get(key) for key in ("message", "detail")] if isinstance(refusal, dict) else []:
-        if isinstance(message, str) and _WANTS_INPUT.match(message):
-            return "input"
-        if isinstance(message, str) and _WANTS_MESSAGES.match(message):
-            return "messages"
-    return None
+    try:
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise not_json(payload) from error
 
 
-# Only what has one of these keys, or the type or the name of an error, can report one: most events don't.
-ERROR_KEYS = frozenset({"databricks_output", "error", "error_code", "output"})
+def not_json(payload: Any) -> InvalidInputError:
+    """Return the error of a payload that JSON can't say, with the path of what it can't."""
+    try:
+        problem = _json_problem(payload)
+    except RecursionError:
+        problem = "it is nested too deeply"
+    return InvalidInputError(f"The payload can't be sent as JSON: {problem}.")
 
 
-def failure(message: dict[str, Any], event_name: str = "") -> Any:
-    """Return the error that an answer or a stream event reports, or None when it reports none.
+# What has the first as an attribute is best sent as the second.
+_ADVICE = {
+    "isoformat": "text, such as its .isoformat()",
+    "model_dump": "its .model_dump()",
+    "__dataclass_fields__": "its dataclasses.asdict()",
+    "_value_": "its .value",
+    "as_integer_ratio": "a float, or text",
+    "__fspath__": "text, such as its str()",
+    "urn": "text, such as its str()",
+    "total_seconds": "its .total_seconds()",
+}
 
-    Args:
-        message: A whole answer, or an event's data. Its HTTP status was 200.
-        event_name: The event's own name, where the server frames with `event:` lines.
-    """
-    kind = message.get("type")
-    if event_name != "error" and kind not in ("error", "response.failed") and ERROR_KEYS.isdisjoint(message):
-        return None
-    output = message.get("databricks_output")
-    if isinstance(output, dict) and output.get("error"):
-        return output["error"]
-    if kind == "error" or event_name == "error":
-        return message.get("error") or message
-    if kind == "response.failed":
-        response = message.get("response")
-        return (response.get("error") if isinstance(response, dict) else None) or message
-    if message.get("error"):
-        return message["error"] if not isinstance(message["error"], str) else {"message": message["error"]}
-    # A bare item of a stream has a type; a tool that failed is no failure of the agent.
-    if message.get("status") == "failed" and isinstance(message.get("output"), list) and not isinstance(kind, str):
-        return message
-    if message.get("error_code") and "message" in message:
-        return message
-    return None
+
+def _plain(value: Any) -> Any:
+    """Return a mapping as a dict, and numpy's and pandas' numbers and arrays as Python's, without importing either."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if callable(getattr(value, "tolist", None)) and not isinstance(value, memoryview):
+        return value.tolist()
+    raise TypeError
+
+
+def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> str:
+    """Return where and why `value` is no JSON, or "" where it is."""
+    where = path or "the payload"
+    if id(value) in parents:
+        return f"{where} contains itself"
+    parents = (*parents, id(value))
+    if not isinstance(value, (dict, list, tuple, str, int, float)):
+        with contextlib.suppress(TypeError):
+            value = _plain(value)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return f"a key in {where} is {type(key).__name__} {key!r:.50}, not a string"
+            if problem := _json_problem(key, f"the key {key!a:.50} in {where}") or _json_problem(
+                item, f"{path}.{key}" if path else key, parents
+            ):
+                return problem
+        return ""
+    if isinstance(value, (list, tuple)):
+        return next(filter(None, (_json_problem(item, f"{path}[{i}]", parents) for i, item in enumerate(value))), "")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"{where} holds half of a surrogate pair, which is no character"
+        return ""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return f"{where} is {value}, which JSON has no word for"
+    if isinstance(value, int) and value.bit_length() > 14_280:  # Python writes no more than 4300 digits
+        return f"{where} is an integer of too many digits"
+    if value is None or isinstance(value, (bool, int, float)):
+        return ""
+    given = f"{where} is a {type(value).__name__}, which JSON has no word for"
+    return next((f"{given}: send {advice}" for name, advice in _ADVICE.items() if hasattr(value, name)), given)

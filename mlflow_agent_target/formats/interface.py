@@ -20,8 +20,8 @@ from mlflow_agent_target.formats.drafts import (
     same_id,
     same_kind,
 )
+from mlflow_agent_target.formats.failures import ERROR_KEYS
 from mlflow_agent_target.formats.pieces import as_list, content_text, dicts, finished, keep, merge_delta, sum_usage
-from mlflow_agent_target.text import ERROR_KEYS
 
 _CLOSES = ("response.completed", "responses.completed", "response.incomplete", "response.failed")
 # What may come on any event, and so beside a text.

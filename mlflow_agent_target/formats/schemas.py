@@ -1,4 +1,4 @@
-"""What a caller may send: checked, then encoded. Pure.
+"""The request schemas, which a caller's payload is checked against. Pure.
 
 The two request schemas are MLflow's (`mlflow.types.responses`, `mlflow.types.agent`, `mlflow.types.llm`) in a tolerant
 form: MLflow's own refuse items they don't know, drop keys they don't know, and need numpy. They are only ever checked
@@ -7,14 +7,13 @@ against; what is sent is the caller's own payload, with every key it holds.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.text import not_json
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -149,7 +148,7 @@ def check(schema: type[_Request], payload: Mapping[str, Any]) -> None:
     try:
         _check_keys(schema.model_validate(payload).model_extra)
     except (TypeError, RecursionError):
-        raise _not_json(payload) from None
+        raise not_json(payload) from None
     except ValidationError as error:
         faults = "; ".join(map(_fault, error.errors(include_url=False)[:5]))
         raise InvalidInputError(f"The payload can't be sent: {faults}.") from None
@@ -167,81 +166,3 @@ def _fault(fault: ErrorDetails) -> str:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
-
-
-def encode_json(payload: Any) -> bytes:
-    """Return `payload` as JSON bytes.
-
-    Raises:
-        InvalidInputError: It holds a value that JSON can't say; the error names its path.
-    """
-    try:
-        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _not_json(payload) from error
-
-
-def _not_json(payload: Any) -> InvalidInputError:
-    try:
-        problem = _json_problem(payload)
-    except RecursionError:
-        problem = "it is nested too deeply"
-    return InvalidInputError(f"The payload can't be sent as JSON: {problem}.")
-
-
-# What has the first as an attribute is best sent as the second.
-_ADVICE = {
-    "isoformat": "text, such as its .isoformat()",
-    "model_dump": "its .model_dump()",
-    "__dataclass_fields__": "its dataclasses.asdict()",
-    "_value_": "its .value",
-    "as_integer_ratio": "a float, or text",
-    "__fspath__": "text, such as its str()",
-    "urn": "text, such as its str()",
-    "total_seconds": "its .total_seconds()",
-}
-
-
-def _plain(value: Any) -> Any:
-    """Return a mapping as a dict, and numpy's and pandas' numbers and arrays as Python's, without importing either."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if callable(getattr(value, "tolist", None)) and not isinstance(value, memoryview):
-        return value.tolist()
-    raise TypeError
-
-
-def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> str:
-    """Return where and why `value` is no JSON, or "" where it is."""
-    where = path or "the payload"
-    if id(value) in parents:
-        return f"{where} contains itself"
-    parents = (*parents, id(value))
-    if not isinstance(value, (dict, list, tuple, str, int, float)):
-        with contextlib.suppress(TypeError):
-            value = _plain(value)
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                return f"a key in {where} is {type(key).__name__} {key!r:.50}, not a string"
-            if problem := _json_problem(key, f"the key {key!a:.50} in {where}") or _json_problem(
-                item, f"{path}.{key}" if path else key, parents
-            ):
-                return problem
-        return ""
-    if isinstance(value, (list, tuple)):
-        return next(filter(None, (_json_problem(item, f"{path}[{i}]", parents) for i, item in enumerate(value))), "")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return f"{where} holds half of a surrogate pair, which is no character"
-        return ""
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return f"{where} is {value}, which JSON has no word for"
-    if isinstance(value, int) and value.bit_length() > 14_280:  # Python writes no more than 4300 digits
-        return f"{where} is an integer of too many digits"
-    if value is None or isinstance(value, (bool, int, float)):
-        return ""
-    given = f"{where} is a {type(value).__name__}, which JSON has no word for"
-    return next((f"{given}: send {advice}" for name, advice in _ADVICE.items() if hasattr(value, name)), given)

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import requests
 
 from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError, RequestTimeoutError, server_name
-from mlflow_agent_target.formats.schemas import encode_json
 from mlflow_agent_target.http.body import Body
 from mlflow_agent_target.http.broken import FAILURES, connection_error
 from mlflow_agent_target.http.pool import HostAdapter
 from mlflow_agent_target.http.retry import RetryPolicy, is_not_ready, parse_retry_after
 from mlflow_agent_target.http.statuses import error_for_answer, is_sign_in_page, sign_in_page
 from mlflow_agent_target.target.login import Login
-from mlflow_agent_target.text import parse_body, printable, redacted, server_reason
+from mlflow_agent_target.text import encode_json, parse_body, printable, redacted, server_reason
 
 _logger = logging.getLogger(__name__)
 

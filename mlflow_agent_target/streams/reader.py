@@ -18,11 +18,12 @@ from mlflow_agent_target.errors import (
     server_name,
 )
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
+from mlflow_agent_target.formats.failures import failure
 from mlflow_agent_target.formats.interface import Interface, interface_of_event
 from mlflow_agent_target.formats.pieces import keep
 from mlflow_agent_target.http.statuses import is_sign_in_page, sign_in_page
 from mlflow_agent_target.streams.sse import EventDecoder, ServerSentEvent
-from mlflow_agent_target.text import failure, printable, server_reason
+from mlflow_agent_target.text import printable, server_reason
 
 _END = "[DONE]"
 # What a whole answer or a web page starts with; no line of an event stream does.

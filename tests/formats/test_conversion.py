@@ -32,7 +32,7 @@ from mlflow_agent_target import InterfaceMismatchError, InvalidInputError
 from mlflow_agent_target.formats.conversion import encode
 from mlflow_agent_target.formats.inputs import read_inputs
 from mlflow_agent_target.formats.interface import INTERFACES, ChatAgent, ChatCompletions, Interface, ResponsesAgent
-from mlflow_agent_target.formats.schemas import encode_json
+from mlflow_agent_target.text import encode_json
 from tests.conftest import user
 
 HI = [user("hi")]

@@ -1,0 +1,63 @@
+"""A failure that an answer or a stream's event reports, and the key that a refusal asks for. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# What endpoints say, before their agent runs, to a payload with the other schema's key: Model Serving, MLflow's schema
+# enforcement, MLflow's AgentServer. Only at the start of a message: an agent that fails may quote another endpoint's.
+_MISSING = r"(?:Failed to enforce schema of data .*)?Model is missing inputs \['{}'\]"
+_WANTS_INPUT = re.compile(
+    r"'messages' field is not supported\. Please use 'input' field instead|"
+    r"Invalid parameters for ResponsesAgent: (?:Invalid data for ResponsesAgentRequest: )?"
+    r"1 validation error for ResponsesAgentRequest\s+input\s+Field required|" + _MISSING.format("input"),
+    re.DOTALL,
+)
+_WANTS_MESSAGES = re.compile(r"Missing required Chat parameter: 'messages'|" + _MISSING.format("messages"), re.DOTALL)
+
+
+def key_wanted(refusal: Any) -> str | None:
+    """Return the key, `input` or `messages`, that an endpoint wants which refuses a payload with the other, or None.
+
+    Args:
+        refusal: The body of its answer, with status 400.
+    """
+    for message in [refusal.get(key) for key in ("message", "detail")] if isinstance(refusal, dict) else []:
+        if isinstance(message, str) and _WANTS_INPUT.match(message):
+            return "input"
+        if isinstance(message, str) and _WANTS_MESSAGES.match(message):
+            return "messages"
+    return None
+
+
+# Only what has one of these keys, or the type or the name of an error, can report one: most events don't.
+ERROR_KEYS = frozenset({"databricks_output", "error", "error_code", "output"})
+
+
+def failure(message: dict[str, Any], event_name: str = "") -> Any:
+    """Return the error that an answer or a stream event reports, or None when it reports none.
+
+    Args:
+        message: A whole answer, or an event's data. Its HTTP status was 200.
+        event_name: The event's own name, where the server frames with `event:` lines.
+    """
+    kind = message.get("type")
+    if event_name != "error" and kind not in ("error", "response.failed") and ERROR_KEYS.isdisjoint(message):
+        return None
+    output = message.get("databricks_output")
+    if isinstance(output, dict) and output.get("error"):
+        return output["error"]
+    if kind == "error" or event_name == "error":
+        return message.get("error") or message
+    if kind == "response.failed":
+        response = message.get("response")
+        return (response.get("error") if isinstance(response, dict) else None) or message
+    if message.get("error"):
+        return message["error"] if not isinstance(message["error"], str) else {"message": message["error"]}
+    # A bare item of a stream has a type; a tool that failed is no failure of the agent.
+    if message.get("status") == "failed" and isinstance(message.get("output"), list) and not isinstance(kind, str):
+        return message
+    if message.get("error_code") and "message" in message:
+        return message
+    return None
