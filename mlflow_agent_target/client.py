@@ -5,25 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlflow_agent_target.endpoints.access import Access
 from mlflow_agent_target.endpoints.endpoint import Endpoint
 from mlflow_agent_target.endpoints.management import EndpointManagement
-from mlflow_agent_target.endpoints.platform import open_ai_client
-from mlflow_agent_target.endpoints.routes import Connection
-from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.endpoints.openai_client import open_ai_client
 from mlflow_agent_target.formats.answers import AgentResponse
-from mlflow_agent_target.formats.interface import INTERFACES, Interface, interface_for_task
-from mlflow_agent_target.http.exchange import RequestOptions
-from mlflow_agent_target.http.retry import RetryPolicy
+from mlflow_agent_target.http.options import NO_RETRIES
 from mlflow_agent_target.streams.stream import AgentStream
-from mlflow_agent_target.target.login import sdk_login
-from mlflow_agent_target.target.names import agent_name, one_name
-from mlflow_agent_target.target.uri import Settings, Target
+from mlflow_agent_target.target.settings import Backoff
 from mlflow_agent_target.tracing import spans as tracing
 
 if TYPE_CHECKING:
@@ -33,22 +27,6 @@ if TYPE_CHECKING:
     from mlflow_agent_target.batch.progress import Progress
     from mlflow_agent_target.batch.results import BatchResult
     from mlflow_agent_target.endpoints.platform import ServingEndpoint
-
-
-# What endpoints look like, whatever they serve.
-_CHAT = "chat"
-# `with_options(interface=...)` for clients that MLflow makes by itself: in legacy evaluations, and for judges.
-_INTERFACE_VARIABLE = "AGENT_TARGET_INTERFACE"
-
-
-@functools.lru_cache(maxsize=64)
-def _connection(target: Target, verify_tls: bool, _network: tuple[tuple[str, str], ...]) -> Connection:
-    # MLflow makes a new client at every get_deploy_client, so connections belong to the target, and to the network that
-    # they go through.
-    return Connection(target.log_in, verify_tls, is_workspace=target.base_url is None)
-
-
-_connecting = threading.Lock()
 
 
 class AgentTargetClient(EndpointManagement):
@@ -68,30 +46,10 @@ class AgentTargetClient(EndpointManagement):
 
     def __init__(self, target_uri: str = "agent-target", workspace_client: WorkspaceClient | None = None) -> None:
         super().__init__(target_uri)
-        self._target = Target.parse(target_uri)
-        self._settings = Settings.read()
-        self._options = RequestOptions(
-            timeout=self._settings.timeout,
-            total_timeout=self._settings.total_timeout,
-            retries=RetryPolicy(
-                self._settings.max_retries, self._settings.backoff_factor, self._settings.backoff_jitter
-            ),
-        )
-        self._interface: type[Interface] | None = None
-        self._as_chat = False
-        if interface := os.environ.get(_INTERFACE_VARIABLE, "").strip():
-            self._set_interface(interface, _INTERFACE_VARIABLE)
-        self._endpoints: dict[tuple[str | None, str | None], Endpoint] = {}
-        if workspace_client is not None:
-            # Of one user's making, so never shared.
-            config = workspace_client.config
-            self._connection = Connection(lambda: sdk_login(config), self._settings.verify_tls, is_workspace=True)
-        else:
-            with _connecting:  # the cache alone would let threads that start together make one each
-                self._connection = _connection(self._target, self._settings.verify_tls, self._settings.network)
+        self._access = Access(target_uri, workspace_client)
 
     def __repr__(self) -> str:
-        return f"AgentTargetClient({self._target.uri!r})"
+        return f"AgentTargetClient({self._access.target.uri!r})"
 
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -120,14 +78,14 @@ class AgentTargetClient(EndpointManagement):
         """
         from mlflow_agent_target.batch.frames import is_frame
 
-        agent = self._endpoint(deployment_name, endpoint)
+        agent = self._access.endpoint(deployment_name, endpoint)
         if is_frame(inputs):
             return self._predict_frame(agent.name, inputs)
         if tracing.is_wanted():
-            answer = tracing.query(agent, inputs, sends_context=self._sends_context)
+            answer = tracing.query(agent, inputs, sends_context=self._access.sends_context)
         else:
             answer = agent.query(inputs)
-        if self._as_chat:
+        if self._access.as_chat:
             from mlflow_agent_target.evaluation import as_chat_completion
 
             return as_chat_completion(answer, agent.name)
@@ -161,9 +119,9 @@ class AgentTargetClient(EndpointManagement):
             AgentTargetError: As for `predict`. While it is read: `AgentError` when the agent fails in the midst of its
                 answer, `StreamInterruptedError` when the stream breaks off.
         """
-        agent = self._endpoint(deployment_name, endpoint)
+        agent = self._access.endpoint(deployment_name, endpoint)
         if tracing.is_wanted():
-            return tracing.stream(agent, inputs, sends_context=self._sends_context)
+            return tracing.stream(agent, inputs, sends_context=self._access.sends_context)
         return agent.stream(inputs)
 
     def to_predict_fn(self, endpoint: str | None = None) -> Callable[..., AgentResponse]:
@@ -186,9 +144,9 @@ class AgentTargetClient(EndpointManagement):
         """
         from mlflow_agent_target.evaluation import predict_fn
 
-        agent = self._endpoint(None, endpoint)
-        uri = f"endpoints:/{agent.name}" if agent.name else self._target.uri
-        return predict_fn(agent, uri, sends_context=self._sends_context)
+        agent = self._access.endpoint(None, endpoint)
+        uri = f"endpoints:/{agent.name}" if agent.name else self._access.target.uri
+        return predict_fn(agent, uri, sends_context=self._access.sends_context)
 
     def predict_batch(
         self,
@@ -246,21 +204,21 @@ class AgentTargetClient(EndpointManagement):
         from mlflow_agent_target.batch.run import run
         from mlflow_agent_target.batch.tables import Rows
 
-        once = replace(self._options, retries=RetryPolicy(max_retries=0))  # the batch has a retry layer of its own
-        agent = self._with(once)._endpoint(None, endpoint)
+        once = replace(self._access.options, backoff=NO_RETRIES)  # the batch has a retry layer of its own
+        agent = self._access.with_request_options(once).endpoint(None, endpoint)
         query = functools.partial(self._traced_row, agent) if tracing.is_autologging() else agent.query
         options = BatchOptions(
             concurrency=concurrency,
             requests_per_minute=requests_per_minute,
             on_error=on_error,
             retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
-            idempotent=self._options.idempotent,
+            idempotent=once.idempotent,
             rerun_in_doubt=rerun_in_doubt,
-            retries=self._options.retries,
-            total_timeout=self._options.total_timeout,
+            retries=Backoff.read(),
+            total_timeout=once.limits().total_timeout,
         )
         rows = inputs if isinstance(inputs, Rows) else Rows(inputs, column, id_column)
-        about = {"endpoint": agent.name, "target": self._connection.transport.base_url}
+        about = {"endpoint": agent.name, "target": self._access.routes.transport.base_url}
         settings = {"concurrency": concurrency or "adaptive", "requests_per_minute": requests_per_minute}
         with observer_for(progress) as observers, logged(mlflow_run, {**about, **settings}) as log:
             result = run(
@@ -276,7 +234,7 @@ class AgentTargetClient(EndpointManagement):
         return result
 
     def _traced_row(self, agent: Endpoint, inputs: Any) -> AgentResponse:
-        answer = tracing.query(agent, inputs, sends_context=self._sends_context)
+        answer = tracing.query(agent, inputs, sends_context=self._access.sends_context)
         if isinstance(inputs, Mapping) and "databricks_options" in inputs:
             return answer
         return answer.without("databricks_output")  # the trace is kept by MLflow, and not with the row once more
@@ -307,39 +265,16 @@ class AgentTargetClient(EndpointManagement):
         Raises:
             InvalidInputError: A value can't be used.
         """
-        times = {
-            "timeout": timeout,
-            "total_timeout": total_timeout,
-            "idle_timeout": idle_timeout,
-            "wait_until_ready": wait_until_ready,
-        }
-        changes: dict[str, Any] = {name: value for name, value in times.items() if value is not None}
-        for name, value in changes.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise InvalidInputError(f"{name} must be a number of seconds above 0, not {value!r}.")
-        if idempotent is not None:
-            changes["idempotent"] = bool(idempotent)
-        client = self._with(replace(self._options, **changes))
-        if interface is not None:
-            client._set_interface(interface, "interface")
-        return client
-
-    def _with(self, options: RequestOptions) -> AgentTargetClient:
         client = copy.copy(self)
-        client._options = options
-        client._endpoints = {}
+        client._access = self._access.with_options(
+            timeout=timeout,
+            total_timeout=total_timeout,
+            idle_timeout=idle_timeout,
+            idempotent=idempotent,
+            interface=interface,
+            wait_until_ready=wait_until_ready,
+        )
         return client
-
-    def _set_interface(self, interface: str, given_by: str) -> None:
-        if interface == _CHAT:
-            self._as_chat = True
-            return
-        self._interface = next((kind for kind in INTERFACES if kind.name == interface), interface_for_task(interface))
-        if self._interface is None:
-            names = ", ".join(f"'{kind.name}'" for kind in INTERFACES)
-            raise InvalidInputError(
-                f"{given_by} must be one of {names}, a task of theirs, or '{_CHAT}', not {interface!r}."
-            )
 
     def get_endpoint(self, endpoint: str) -> ServingEndpoint:
         """Return an endpoint's description as the platform gives it: a dict, which also reads as attributes.
@@ -350,7 +285,7 @@ class AgentTargetClient(EndpointManagement):
             endpoint: The endpoint's name.
         """
         described = super().get_endpoint(endpoint)
-        if self._as_chat:
+        if self._access.as_chat:
             from mlflow_agent_target.evaluation import as_chat_endpoint
 
             return as_chat_endpoint(described)
@@ -371,23 +306,5 @@ class AgentTargetClient(EndpointManagement):
             InvalidInputError: The `openai` package is not installed, or is too old.
             AuthenticationError: No usable login was found.
         """
-        return open_ai_client(
-            self._connection.transport.login, self._target.base_url is None, self._settings.verify_tls
-        )
-
-    def _endpoint(self, deployment_name: str | None, endpoint: str | None) -> Endpoint:
-        try:
-            return self._endpoints[deployment_name, endpoint]
-        except (KeyError, TypeError):  # TypeError: no name can be compared with it
-            pass
-        name = one_name(agent_name, deployment_name, endpoint)
-        if name is None and self._target.base_url is None:
-            raise InvalidInputError("No endpoint was named. Give its name: predict(endpoint='my-agent', inputs=...).")
-        made = Endpoint(self._connection, name, self._options, self._interface)
-        self._endpoints[deployment_name, endpoint] = made
-        return made
-
-    @property
-    def _sends_context(self) -> bool:
-        """Whether servers may be told of the caller's trace: Model Serving loses the agent's own when it is."""
-        return self._target.base_url is not None
+        routes = self._access.routes
+        return open_ai_client(routes.transport.login, routes.is_workspace, routes.verify_tls)

@@ -66,6 +66,11 @@ def printable(text: str, limit: int = 1000) -> str:
     return line if len(text) <= limit else line[:limit] + "..."
 
 
+def seconds(value: float) -> str:
+    """Return a time limit as a person would write it."""
+    return f"{round(value, 2 if value >= 1 else 3):g}"
+
+
 def encode_json(payload: Any) -> bytes:
     """Return `payload` as JSON bytes.
 

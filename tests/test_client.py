@@ -428,7 +428,7 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], client: 
 
 
 def test_options_add_up(client: AgentTargetClient) -> None:
-    options = client.with_options(idle_timeout=600).with_options(timeout=30)._options
+    options = client.with_options(idle_timeout=600).with_options(timeout=30)._access.options
     assert (options.timeout, options.idle_timeout) == (30, 600)
 
 

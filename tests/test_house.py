@@ -26,6 +26,7 @@ FLOORS = [
     {"streams"},
     {"http", "formats"},
     {"target"},
+    {"facts"},
     {"text"},
     {"errors"},
 ]
@@ -117,6 +118,6 @@ def test_a_client_of_a_base_url_loads_no_more_than_mlflow_itself() -> None:
     made = loaded_after(
         "from mlflow.deployments import get_deploy_client\n"
         "client = get_deploy_client('agent-target:http://127.0.0.1:1')\n"
-        "client._connection.transport"
+        "client._access.routes.transport"
     )
     assert made - mlflow_itself <= {"mlflow_agent_target"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.http.retry import RetryPolicy
+from mlflow_agent_target.target.settings import Backoff
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BatchOptions:
     retry_on: tuple[type[Exception], ...] = ()
     idempotent: bool = False
     rerun_in_doubt: bool = True
-    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    retries: Backoff = field(default_factory=Backoff)
     total_timeout: float = 600.0
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from mlflow_agent_target.errors import (
     InvalidInputError,
     PermissionDeniedError,
 )
+from mlflow_agent_target.http.retry import seconds_until_retry
 
 # Tries of an address where nothing has answered yet: it is likely wrong.
 _FIRST_TRIES = 3
@@ -85,7 +86,8 @@ class Judge:
             error = AgentTargetError("", retryable=True)  # the caller knows better
         if not isinstance(error, AgentTargetError):
             return None
-        return options.retries.wait(
+        return seconds_until_retry(
+            options.retries,
             error,
             attempt=attempts,
             remaining=options.total_timeout - seconds,

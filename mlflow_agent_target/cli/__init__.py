@@ -153,7 +153,9 @@ def score(
         rows = Rows(Path(input_path), column, id_column, limit)
         if dry_run:
             for row in itertools.islice(rows, 3):
-                print(json.dumps(client._endpoint(None, endpoint).encode(row.inputs), ensure_ascii=False, indent=2))
+                print(
+                    json.dumps(client._access.endpoint(None, endpoint).encode(row.inputs), ensure_ascii=False, indent=2)
+                )
             return
         if output_path is None or Path(output_path).suffix not in (".jsonl", ".parquet"):
             raise click.UsageError("--output must name a .jsonl or .parquet file.")

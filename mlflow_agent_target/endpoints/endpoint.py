@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from mlflow_agent_target.endpoints.routes import Connection, Route
+from mlflow_agent_target.endpoints.routes import Route, Routes
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
@@ -23,20 +24,50 @@ from mlflow_agent_target.formats.conversion import encode
 from mlflow_agent_target.formats.failures import key_wanted
 from mlflow_agent_target.formats.inputs import Request, read_inputs
 from mlflow_agent_target.formats.interface import ChatCompletions, Interface, interfaces_for_key
-from mlflow_agent_target.http.exchange import RequestOptions, Transport
+from mlflow_agent_target.http.exchange import Transport
+from mlflow_agent_target.http.options import RequestOptions
+from mlflow_agent_target.http.steps import Steps, perform
 from mlflow_agent_target.streams.stream import AgentStream
 from mlflow_agent_target.target.names import is_app
+from mlflow_agent_target.target.settings import TimeLimits
 from mlflow_agent_target.text import encode_json
 from mlflow_agent_target.tracing.spans import TraceRequest
 
 _T = TypeVar("_T")
 
 
+@dataclass(slots=True)
+class _Call:
+    """A call that is ready to be sent.
+
+    Attributes:
+        request: What the caller asked.
+        route: Where it goes.
+        interface: What the endpoint serves; None where that is not known.
+        more: What is sent beside the caller's own payload.
+        headers: Sent beside the usual ones.
+        payload: What is sent.
+        body: The same as JSON.
+        started: When the call began, by `time.monotonic`.
+        limits: How long it may take.
+    """
+
+    request: Request
+    route: Route
+    interface: type[Interface] | None
+    more: dict[str, Any]
+    headers: Mapping[str, str]
+    payload: dict[str, Any]
+    body: bytes
+    started: float
+    limits: TimeLimits
+
+
 class Endpoint:
     """One endpoint of a target, a Databricks App, or the bare agent server that a base URL is.
 
     Args:
-        connection: The target's.
+        routes: The target's.
         name: As `agent_name` gives it; None for the bare agent server.
         options: How calls are made.
         interface: What it serves, where the caller has said so: then it is not asked.
@@ -44,128 +75,135 @@ class Endpoint:
 
     def __init__(
         self,
-        connection: Connection,
+        routes: Routes,
         name: str | None,
         options: RequestOptions,
         interface: type[Interface] | None = None,
     ) -> None:
         self.name = name
-        self._connection = connection
+        self._routes = routes
         self._interface = interface
         self._options = replace(options, endpoint=name, exists=self._exists)
 
     def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse:
         """Send one request and wait for the whole answer. See `AgentTargetClient.predict`."""
-        request, route = self._read(inputs)
-        if request.payload.get("stream"):
-            raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
-        reply = self._send(Transport.post, request, route, {}, trace)
-        return whole_answer(
-            reply.value,
-            endpoint=self.name,
-            request_id=reply.request_id,
-            redact=reply.redact,
-            attempts=reply.attempts,
-        )
+        return perform(self.querying(inputs, trace))
 
     def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
-        request, route = self._read(inputs)
-        started = time.monotonic()
-        body = self._send(Transport.open_stream, request, route, {"stream": True}, trace)
-        idle_timeout = self._options.timeout if self._options.idle_timeout is None else self._options.idle_timeout
-        return AgentStream(
-            body,
-            endpoint=self.name,
-            started=started,
-            timeout=body.time_limit,
-            waited=body.waited,
-            idle_timeout=idle_timeout,
-        )
+        return perform(self.streaming(inputs, trace))
 
     def encode(self, inputs: Any) -> dict[str, Any]:
         """Return the payload that `query` would send. Asks the endpoint what it serves, and nothing else."""
-        payload = self._payload(*self._read(inputs))
-        encode_json(payload)
+        payload: dict[str, Any] = json.loads(perform(self._call(inputs, {}, None)).body)
         return payload
 
-    def _read(self, inputs: Any) -> tuple[Request, Route]:
+    def querying(self, inputs: Any, trace: TraceRequest | None = None) -> Steps[AgentResponse]:
+        """Return `query` as steps."""
+        call = yield from self._call(inputs, {}, trace)
+        reply = yield from self._send(Transport.post, call)
+        return whole_answer(reply.value, reply.facts)
+
+    def streaming(self, inputs: Any, trace: TraceRequest | None = None) -> Steps[AgentStream]:
+        """Return `stream` as steps."""
+        call = yield from self._call(inputs, {"stream": True}, trace)
+        body = yield from self._send(Transport.open_stream, call)
+        return AgentStream(
+            body,
+            body.facts,
+            started=call.started,
+            timeout=body.facts.timeout,
+            waited=body.waited,
+            idle_timeout=call.limits.timeout if self._options.idle_timeout is None else self._options.idle_timeout,
+        )
+
+    def _call(self, inputs: Any, more: dict[str, Any], trace: TraceRequest | None) -> Steps[_Call]:
+        """Return what is sent for `inputs`, and where. What can't be sent is refused before anything is asked."""
+        started, limits = time.monotonic(), self._options.limits()
         request: Request | None = None
+        written: tuple[dict[str, Any], bytes] | None = None
         try:
             request = read_inputs(inputs)
-            if not self._connection.knows(self.name):
-                encode_json(request.payload)  # what can't be sent is refused before the endpoint is asked what it is
-            route = self._route()
+            if request.payload.get("stream") and not more:
+                raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
+            if self._must_ask:
+                payload = {**request.payload, **more}
+                written = payload, encode_json(payload)
+            route = yield from self._route()
         except InvalidInputError:
             # What foundation models take that are no agents: a prompt, or texts to embed.
             if request is not None or not _may_be_a_foundation_models(inputs):
                 raise
-            route = self._route()
+            route = yield from self._route()
             if route.is_agent:
                 raise
         if request is None or (not route.is_agent and isinstance(inputs, Mapping)):
             request = Request("input", dict(inputs))
-        return request, route
+        interface = self._interface or route.interface
+        headers: Mapping[str, str] = {}
+        if trace is not None:
+            headers = trace.headers
+            if route.takes_options and self._returns_traces(interface):
+                more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
+        payload = {**self._payload(request, route), **more}
+        body = written[1] if written and payload == written[0] else encode_json(payload)
+        return _Call(request, route, interface, more, headers, payload, body, started, limits)
 
-    def _route(self) -> Route:
-        if self._interface is not None and not is_app(self.name):
-            return self._connection.plain_route(self.name)
-        return self._connection.route(self.name, self._options)
+    @property
+    def _is_told(self) -> bool:
+        """Whether the caller has said what the endpoint serves. An app's address must be asked for all the same."""
+        return self._interface is not None and not is_app(self.name)
+
+    @property
+    def _must_ask(self) -> bool:
+        return not self._is_told and not self._routes.agent(self.name).is_known
+
+    def _route(self) -> Steps[Route]:
+        agent = self._routes.agent(self.name)
+        return agent.plain_route() if self._is_told else agent.route(self._options)
 
     def _payload(self, request: Request, route: Route) -> dict[str, Any]:
         payload = encode(request, self._interface or route.interface) if route.is_agent else request.payload
         if not route.takes_options and "databricks_options" in payload:
             warnings.warn(
-                f"'databricks_options' is left out: the foundation model '{self.name}' refuses it.", stacklevel=5
+                f"'databricks_options' is left out: the foundation model '{self.name}' refuses it.", stacklevel=2
             )
             payload = {key: value for key, value in payload.items() if key != "databricks_options"}
         return payload
 
-    def _send(
-        self,
-        send: Callable[[Transport, str, dict[str, Any], RequestOptions], _T],
-        request: Request,
-        route: Route,
-        more: dict[str, Any],
-        trace: TraceRequest | None,
-    ) -> _T:
-        interface = self._interface or route.interface
-        options = self._options
-        if trace is not None:
-            options = replace(options, headers=trace.headers)
-            if route.takes_options and self._returns_traces(interface):
-                more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
-        payload = self._payload(request, route)
-        if more:
-            payload = {**payload, **more}
+    def _send(self, send: Callable[..., Steps[_T]], call: _Call) -> Steps[_T]:
+        """Send a call, and once more with the other schema's key where the endpoint asks for that."""
+        route, agent = call.route, self._routes.agent(self.name)
+        options = replace(self._options, headers=call.headers) if call.headers else self._options
         try:
-            return send(route.transport, route.url, payload, options)
+            return (yield from send(route.transport, route.url, call.body, options, call.started, call.limits))
         except EndpointNotFoundError:
-            self._connection.forget(self.name)  # it may be made anew, as another
+            agent.forget()  # it may be made anew, as another
             raise
         except EndpointUnavailableError as error:
             if error.unreachable and is_app(self.name):
-                self._connection.forget(self.name)  # it may come back at another URL
+                agent.forget()  # it may come back at another URL
             raise
         except AgentError as error:
             wanted = key_wanted(error.body) if error.status_code == 400 else None
-            if wanted is None or wanted in payload:
+            if wanted is None or wanted in call.payload:
                 raise
             error.may_have_run = False
-            if interface is not None:
+            if call.interface is not None:
                 # It is not what it was said to be, or is no longer: to be asked anew.
-                self._connection.forget(self.name)
+                agent.forget()
                 raise
             refusal = error
         # The endpoint refused the other schema's key before its agent ran, and said which one it takes.
-        interface, payload = _encode_for_any(request, interfaces_for_key(wanted))
+        interface, payload = _encode_for_any(call.request, interfaces_for_key(wanted))
+        body = encode_json({**payload, **call.more})
         try:
-            answer = send(route.transport, route.url, {**payload, **more}, options)
+            answer = yield from send(route.transport, route.url, body, options, call.started, call.limits)
         except AgentError as error:
             if key_wanted(error.body) is None:
                 raise
             raise refusal from error
-        self._connection.remember(self.name, replace(route, interface=interface))
+        agent.remember(replace(route, interface=interface))
         return answer
 
     def _returns_traces(self, interface: type[Interface] | None) -> bool:
@@ -173,12 +211,12 @@ class Endpoint:
         # Chat completions are also spoken by servers that no description tells from an agent.
         return interface is not None and (interface is not ChatCompletions or self._interface is None)
 
-    def _exists(self) -> bool:
+    def _exists(self) -> Steps[bool]:
         """Ask whether the endpoint is there, though it answers 404: one that is starting may."""
         if self.name is None or is_app(self.name):
             return False
         try:
-            self._connection.describe(self.name, self._options)
+            yield from self._routes.agent(self.name).describe(self._options)
         except AgentTargetError:
             return False
         return True

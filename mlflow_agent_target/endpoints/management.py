@@ -8,17 +8,11 @@ from typing import Any
 from mlflow.deployments.base import BaseDeploymentClient
 from mlflow.utils.annotations import deprecated
 
-from mlflow_agent_target.endpoints.platform import (
-    ServingEndpoint,
-    creation_payload,
-    from_text,
-    list_endpoints,
-    manage,
-    served_model,
-)
-from mlflow_agent_target.endpoints.routes import Connection
+from mlflow_agent_target.endpoints.access import Access
+from mlflow_agent_target.endpoints.payloads import creation_payload, from_text, served_model
+from mlflow_agent_target.endpoints.platform import ServingEndpoint, list_endpoints, manage
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.http.exchange import RequestOptions
+from mlflow_agent_target.http.steps import Steps, perform
 from mlflow_agent_target.target.names import endpoint_name, one_name
 
 _FLAVOR = "python_function"
@@ -31,8 +25,7 @@ class EndpointManagement(BaseDeploymentClient):
     `PermissionDeniedError`, `EndpointNotFoundError`, or another `AgentTargetError`.
     """
 
-    _options: RequestOptions
-    _connection: Connection
+    _access: Access
 
     def create_endpoint(
         self, name: str | None = None, config: dict[str, Any] | None = None, route_optimized: bool = False
@@ -127,7 +120,7 @@ class EndpointManagement(BaseDeploymentClient):
 
     def list_endpoints(self) -> list[ServingEndpoint]:
         """Return the descriptions of all serving endpoints that the login may see."""
-        return list_endpoints(self._connection.transport, self._options)
+        return perform(list_endpoints(self._access.routes.transport, self._access.options))
 
     def get_endpoint(self, endpoint: str) -> ServingEndpoint:
         """Return an endpoint's description as the platform gives it: a dict, which also reads as attributes.
@@ -136,7 +129,7 @@ class EndpointManagement(BaseDeploymentClient):
             endpoint: The endpoint's name.
         """
         name = endpoint_name(endpoint)
-        return self._connection.described(name, lambda: self._ask(name))
+        return perform(self._access.routes.agent(name).described(self._ask(name)))
 
     def create_deployment(
         self,
@@ -190,7 +183,7 @@ class EndpointManagement(BaseDeploymentClient):
         if model_uri is None and not config:
             raise InvalidInputError("Nothing to update was named: give a model URI, or a configuration.")
         served_model(model_uri, config)  # what can't be served is refused before anything is asked
-        answer = self._change("PUT", name, "config", served_model(model_uri, config, self._ask(name)))
+        answer = self._change("PUT", name, "config", served_model(model_uri, config, perform(self._ask(name))))
         return ServingEndpoint({**answer, "name": name, "flavor": _FLAVOR})
 
     def delete_deployment(self, name: str, config: dict[str, Any] | None = None, endpoint: str | None = None) -> None:
@@ -222,21 +215,21 @@ class EndpointManagement(BaseDeploymentClient):
         """
         return self.list_endpoints() if endpoint is None else [self.get_endpoint(endpoint)]
 
-    def _ask(self, name: str) -> ServingEndpoint:
-        return manage(self._connection.transport, "GET", self._options, name=name)
+    def _ask(self, name: str) -> Steps[ServingEndpoint]:
+        return manage(self._access.routes.transport, "GET", self._access.options, name=name)
 
     def _create(self, payload: dict[str, Any]) -> ServingEndpoint:
-        connection = self._connection
-        answer = manage(connection.transport, "POST", self._options, payload=payload)
-        connection.forget(payload["name"])  # there may have been another of this name
+        answer = perform(manage(self._access.routes.transport, "POST", self._access.options, payload=payload))
+        self._access.routes.agent(payload["name"]).forget()  # there may have been another of this name
         return answer
 
     def _change(self, method: str, endpoint: str, part: str = "", config: Any = None) -> ServingEndpoint:
         name = endpoint_name(endpoint)
         payload = _checked(config) if part else None
-        connection = self._connection
-        answer = manage(connection.transport, method, self._options, name=name, part=part, payload=payload)
-        connection.forget(name)  # it may serve something else from now on
+        answer = perform(
+            manage(self._access.routes.transport, method, self._access.options, name=name, part=part, payload=payload)
+        )
+        self._access.routes.agent(name).forget()  # it may serve something else from now on
         return answer
 
 

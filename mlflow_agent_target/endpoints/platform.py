@@ -1,35 +1,26 @@
-"""The platform's calls around serving endpoints other than querying them, and the OpenAI client for them."""
+"""What a workspace knows of its serving endpoints and apps, and the REST calls that ask and change it."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
-    AuthenticationError,
     EndpointUnavailableError,
     InvalidInputError,
     InvalidResponseError,
     RequestTimeoutError,
 )
-from mlflow_agent_target.http.exchange import RequestOptions, Transport
-from mlflow_agent_target.target.login import Login
-from mlflow_agent_target.text import server_reason
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from mlflow_agent_target.http.exchange import Transport
+from mlflow_agent_target.http.options import RequestOptions
+from mlflow_agent_target.http.steps import Steps
+from mlflow_agent_target.text import encode_json, server_reason
 
 _PATH = "/api/2.0/serving-endpoints"
-_OPENAI_ADVICE = "pip install 'mlflow-agent-target[openai]'."
-_REGISTERED_MODEL = re.compile(r"models:/([^/.@\s]+\.[^/.@\s]+\.[^/@\s]+)/([0-9]+)")
-# What the platform says of a served model beside its settings. The name is made of the version.
-_NOT_SETTINGS = ("name", "creator", "creation_timestamp", "state", "foundation_model")
 
 
 class ServingEndpoint(dict[str, Any]):
@@ -48,10 +39,11 @@ class ServingEndpoint(dict[str, Any]):
         return ServingEndpoint(value) if isinstance(value, dict) else value
 
 
-def get_endpoint(transport: Transport, name: str, options: RequestOptions) -> ServingEndpoint:
+def get_endpoint(transport: Transport, name: str, options: RequestOptions) -> Steps[ServingEndpoint]:
     """Return one endpoint's description, asked for once: no retries."""
     url = f"{transport.base_url}{_PATH}/{quote(name, safe='')}"
-    return _described(transport.get(url, options).value, url)
+    reply = yield from transport.get(url, options)
+    return _described(reply.value, url)
 
 
 def manage(
@@ -62,7 +54,7 @@ def manage(
     name: str | None = None,
     part: str = "",
     payload: Mapping[str, Any] | None = None,
-) -> ServingEndpoint:
+) -> Steps[ServingEndpoint]:
     """Read or change serving endpoints.
 
     A question is asked again after every passing failure, a change only when it can't have arrived.
@@ -80,22 +72,27 @@ def manage(
         AgentTargetError: The call failed in another way; the subclass says how.
     """
     path = "/".join([_PATH, *(quote(step, safe="") for step in (name, part) if step)])
+    url = transport.base_url + path
+    body = None if payload is None else encode_json(payload)
     try:
-        url = transport.base_url + path
-        value = transport.call(method, url, payload, replace(options, endpoint=name, idempotent=method == "GET")).value
+        reply = yield from transport.call(
+            method, url, body, replace(options, endpoint=name, idempotent=method == "GET")
+        )
     except AgentTargetError as error:
         explained = _explained(error, f"{method} {path}", changes=method != "GET")
         if explained is error:
             raise
         raise explained from error
+    value = reply.value
     if isinstance(value, list):  # tags may come bare
         value = {(part or "endpoints").replace("-", "_"): value}
     return _described(value, url)
 
 
-def list_endpoints(transport: Transport, options: RequestOptions) -> list[ServingEndpoint]:
+def list_endpoints(transport: Transport, options: RequestOptions) -> Steps[list[ServingEndpoint]]:
     """Return the descriptions of all endpoints; a workspace without any answers without the key."""
-    items = manage(transport, "GET", options).get("endpoints") or []
+    described = yield from manage(transport, "GET", options)
+    items = described.get("endpoints") or []
     return [_described(item, transport.base_url + _PATH) for item in (items if isinstance(items, list) else [items])]
 
 
@@ -140,14 +137,15 @@ def _explained(error: AgentTargetError, call: str, changes: bool) -> AgentTarget
     )
 
 
-def get_app_url(transport: Transport, name: str, options: RequestOptions) -> str:
+def get_app_url(transport: Transport, name: str, options: RequestOptions) -> Steps[str]:
     """Return the URL of a Databricks App. https://docs.databricks.com/api/workspace/apps/get
 
     Raises:
         EndpointUnavailableError: It is not running.
         AgentTargetError: It can't be looked up.
     """
-    app = transport.get(f"{transport.base_url}/api/2.0/apps/{quote(name, safe='')}", options).value
+    reply = yield from transport.get(f"{transport.base_url}/api/2.0/apps/{quote(name, safe='')}", options)
+    app = reply.value
     url = app.get("url") if isinstance(app, dict) else None
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
         raise EndpointUnavailableError(
@@ -157,137 +155,3 @@ def get_app_url(transport: Transport, name: str, options: RequestOptions) -> str
             retryable=False,
         )
     return url.rstrip("/")
-
-
-def creation_payload(
-    name: str | None, config: Mapping[str, Any] | None, route_optimized: bool | None
-) -> tuple[dict[str, Any], list[str]]:
-    """Return what creates an endpoint, and the warnings to give, from the arguments that MLflow's client takes.
-
-    The rules and the words are those of `create_endpoint` in `mlflow.deployments.databricks`.
-
-    Args:
-        name: The endpoint's name. Deprecated in favour of `config["name"]`.
-        config: The whole payload (which has a key "config"), or, deprecated, only what stands below that key.
-        route_optimized: Deprecated in favour of `config["route_optimized"]`.
-
-    Raises:
-        InvalidInputError: The arguments contradict each other.
-    """
-    config = dict(config or {})
-    if "config" not in config:
-        extras = {key: value for key in ("tags", "rate_limits") if (value := config.pop(key, None))}
-        return {"name": name, "config": config, "route_optimized": route_optimized, **extras}, [
-            "Passing 'name', 'config', and 'route_optimized' as separate parameters is deprecated. "
-            "Please pass the full API request payload as a single dictionary in the 'config' parameter."
-        ]
-    warnings = []
-    if name is not None:
-        only = "only " if "name" in config else ""
-        warnings.append(
-            f"Passing 'name' as a parameter is deprecated. Please specify 'name' {only}within the config dictionary."
-        )
-    elif "name" not in config:
-        raise InvalidInputError("The 'name' field is required. Please specify it within the config dictionary.")
-    if config.setdefault("name", name) != name and name is not None:
-        raise InvalidInputError(
-            f"Name mismatch. Found '{name}' as parameter and '{config['name']}' in config. Please specify 'name' only "
-            "within the config dictionary as this parameter is deprecated."
-        )
-    if ("route_optimized" in config and route_optimized is not None) or route_optimized:
-        only = "only " if "route_optimized" in config else ""
-        warnings.append(
-            "Passing 'route_optimized' as a parameter is deprecated. "
-            f"Please specify 'route_optimized' {only}within the config dictionary."
-        )
-        if config.setdefault("route_optimized", route_optimized) != route_optimized:
-            raise InvalidInputError(
-                "Conflicting 'route_optimized' values found. Please specify 'route_optimized' only within the config "
-                "dictionary as this parameter is deprecated."
-            )
-    return config, warnings
-
-
-def served_model(
-    model_uri: str | None, config: Mapping[str, Any] | None, current: ServingEndpoint | None = None
-) -> dict[str, Any]:
-    """Return the `config` of an endpoint that serves one version of a registered model.
-
-    Args:
-        model_uri: `models:/catalog.schema.model/version`; None for the one that is served now.
-        config: More of the served entity's settings, such as `workload_size`; text as the command line gives it is
-            read as JSON where it is some.
-        current: The endpoint as it is, whose settings stay where nothing else is said; None for a new one.
-
-    Raises:
-        InvalidInputError: An endpoint can't serve that, or serves more than one model.
-    """
-    if current is None:
-        entity: dict[str, Any] = {"workload_size": "Small", "scale_to_zero_enabled": True}
-    else:
-        served = (current.get("config") or {}).get("served_entities") or []
-        if len(served) != 1:
-            raise InvalidInputError(
-                f"Endpoint '{current.get('name')}' serves {len(served)} models, which one deployment can't stand for. "
-                "Use client.update_endpoint_config(endpoint, {'served_entities': [...]})."
-            )
-        entity = {key: value for key, value in served[0].items() if key not in _NOT_SETTINGS}
-    if model_uri is not None:
-        match = _REGISTERED_MODEL.fullmatch(model_uri)
-        if match is None:
-            raise InvalidInputError(
-                f"An endpoint can't serve {model_uri!r}: name a version of a Unity Catalog model, as in "
-                "'models:/catalog.schema.model/1'. Agents are deployed with databricks.agents.deploy, which also sets "
-                "up their permissions and tracing; `mlflow deployments run-local -t agent-target` serves any logged "
-                "agent on this machine."
-            )
-        entity |= {"entity_name": match[1], "entity_version": match[2]}
-    settings = from_text(config)
-    if taken := sorted({"entity_name", "entity_version"} & set(settings)):
-        raise InvalidInputError(f"The configuration holds {', '.join(taken)}, which the model's URI says already.")
-    return {"served_entities": [{**entity, **settings}]}
-
-
-def from_text(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a configuration whose texts are read as JSON where they are some: the command line has only text."""
-    return {key: _from_text(value) for key, value in (config or {}).items()}
-
-
-def _from_text(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value.lower() if value in ("True", "False") else value)
-    except ValueError:
-        return value
-
-
-def open_ai_client(login: Login, is_workspace: bool, verify_tls: bool) -> OpenAI:
-    """Return an OpenAI client for a host's serving endpoints. See `AgentTargetClient.get_open_ai_client`."""
-    try:
-        import openai
-    except ImportError as error:
-        raise InvalidInputError(f"The OpenAI client is not installed. {_OPENAI_ADVICE}") from error
-    if tuple(map(int, openai.__version__.split(".")[:2])) < (1, 106):
-        raise InvalidInputError(f"OpenAI's client {openai.__version__} can't renew a token. {_OPENAI_ADVICE}")
-    # It follows redirects unless told otherwise, with the prompt.
-    if is_workspace and verify_tls:
-        try:
-            from databricks_openai import DatabricksOpenAI
-
-            client: OpenAI = DatabricksOpenAI(workspace_client=login.workspace_client(), follow_redirects=False)
-            return client
-        except (ImportError, TypeError):  # not installed, or a version that can't refuse redirects
-            pass
-
-    def token() -> str:
-        scheme, _, value = login.headers().get("Authorization", "Bearer none").partition(" ")
-        if scheme.lower() != "bearer":
-            raise AuthenticationError(f"The login to {login.host} has no bearer token, which OpenAI's client needs.")
-        return value
-
-    return openai.OpenAI(
-        base_url=f"{login.host}/serving-endpoints",
-        api_key=token,
-        http_client=openai.DefaultHttpxClient(follow_redirects=False, verify=verify_tls),
-    )

@@ -1,4 +1,4 @@
-"""A target that is connected to: its transports, and what is known of its endpoints, for all clients."""
+"""The way to each agent of a target, asked once: what is known of it, for all clients."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from mlflow_agent_target.errors import (
     InvalidInputError,
     RequestTimeoutError,
 )
+from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.interface import Interface, interface_for_task
-from mlflow_agent_target.http.exchange import RequestOptions, Transport
+from mlflow_agent_target.http.exchange import Transport
+from mlflow_agent_target.http.options import RequestOptions
+from mlflow_agent_target.http.steps import Do, Steps, WaitFor
 from mlflow_agent_target.target.login import Login, check_encrypted, origin
 from mlflow_agent_target.target.names import app_of, is_app
+from mlflow_agent_target.text import seconds
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class Route:
     takes_options: bool = True
 
 
-class Connection:
+class Routes:
     """A target that is connected to at its first use. Any number of threads may use it.
 
     Args:
@@ -63,20 +67,17 @@ class Connection:
     """
 
     def __init__(self, log_in: Callable[[], Login], verify_tls: bool, is_workspace: bool) -> None:
+        self.verify_tls = verify_tls
+        self.is_workspace = is_workspace
         self._log_in = log_in
-        self._verify_tls = verify_tls
-        self._is_workspace = is_workspace
         self.disconnect()
-        _connections.add(self)
+        _all.add(self)
 
     def disconnect(self) -> None:
         """Forget all that is connected and known, without a word to the servers."""
         self._transport: Transport | None = None
         self._other_hosts: dict[str, Transport] = {}
-        self._routes: dict[str, Route] = {}
-        self._plain_routes: dict[str, Route] = {}
-        self._asked: dict[str, Future[Route]] = {}
-        self._descriptions: dict[str, tuple[float, ServingEndpoint]] = {}
+        self._agents: dict[str, Agent] = {}
         self._lock = threading.RLock()
 
     @property
@@ -89,105 +90,158 @@ class Connection:
         if self._transport is None:
             with self._lock:
                 if self._transport is None:
-                    self._transport = Transport(self._log_in(), self._verify_tls)
+                    self._transport = Transport(self._log_in(), self.verify_tls)
         return self._transport
 
-    def plain_route(self, name: str | None) -> Route:
-        """Return the way to an endpoint of which no more is known, or to the bare agent server that the target is."""
-        route = self._plain_routes.get(name or "")
-        if route is None:
-            path = f"/serving-endpoints/{quote(name, safe='')}" if name else ""
-            route = Route(self.transport, f"{self.transport.base_url}{path}/invocations")
-            self._plain_routes[name or ""] = route
-        return route
+    def connect(self) -> Steps[Transport]:
+        """Return `transport`, as a step where a login must be found first."""
+        transport: Transport = self._transport or (yield Do(lambda: self.transport))
+        return transport
 
-    def knows(self, name: str | None) -> bool:
-        """Return whether an agent has been asked what it serves."""
-        return (name or "") in self._routes
-
-    def route(self, name: str | None, options: RequestOptions) -> Route:
-        """Return the way to an agent, which is asked once what it serves; those who come meanwhile wait for the answer.
+    def agent(self, name: str | None) -> Agent:
+        """Return what is known of an agent: the same object for each call.
 
         Args:
             name: As `agent_name` gives it; None for the bare agent server that the target is.
+        """
+        key = name or ""
+        known = self._agents.get(key)
+        # setdefault: of threads that come together, all get the same.
+        return known if known is not None else self._agents.setdefault(key, Agent(self, name))
+
+    def transport_to(self, login: Login) -> Transport:
+        """Return the way to another host that takes the target's login, such as a Databricks App's."""
+        with self._lock:
+            if login.host not in self._other_hosts:
+                self._other_hosts[login.host] = Transport(login, self.verify_tls)
+            return self._other_hosts[login.host]
+
+
+class Agent:
+    """What is known of one agent: the way to it, and what the platform says of it.
+
+    Args:
+        routes: The target's.
+        name: As `agent_name` gives it; None for the bare agent server that the target is.
+    """
+
+    def __init__(self, routes: Routes, name: str | None) -> None:
+        self.name = name
+        self._routes = routes
+        self._plain: Route | None = None
+        self._known: Route | None = None
+        self._lock = threading.Lock()
+        # Of the call that is asking what the agent serves; those that come meanwhile wait for its outcome.
+        self._asking: Future[Route | None] | None = None
+        self._described: tuple[float, ServingEndpoint] | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the agent has been asked what it serves."""
+        return self._known is not None
+
+    def remember(self, route: Route) -> None:
+        """Remember what the agent said that it serves."""
+        self._known = route
+
+    def forget(self) -> None:
+        """Forget what the agent serves: it may be another now."""
+        self._known = self._described = None
+
+    def plain_route(self) -> Steps[Route]:
+        """Return the way to an agent of which no more is known, or to the bare agent server that the target is."""
+        if self._plain is None:
+            transport = yield from self._routes.connect()
+            path = f"/serving-endpoints/{quote(self.name, safe='')}" if self.name else ""
+            self._plain = Route(transport, f"{transport.base_url}{path}/invocations")
+        return self._plain
+
+    def route(self, options: RequestOptions) -> Steps[Route]:
+        """Return the way to the agent, which is asked once what it serves.
+
+        Who comes while another call asks waits for its answer, as long as his own time limit lets him. Where that call
+        is interrupted, the next one asks.
+
+        Args:
             options: How to ask.
 
         Raises:
+            RequestTimeoutError: Another call asks, and gets no answer within this one's time.
             AgentTargetError: An app can't be found.
         """
-        key = name or ""
-        if (known := self._routes.get(key)) is not None:
-            return known
-        with self._lock:
-            if (known := self._routes.get(key)) is not None:
-                return known  # since the look above
-            asked = self._asked.get(key)
-            if asked is None:
-                mine = self._asked[key] = Future()
-        if asked is not None:
-            return asked.result()
-        try:
-            route, is_lasting = self._find(name, options)
-        except BaseException as error:
-            self.forget(name)
-            mine.set_exception(error)
-            raise
-        with self._lock:
-            if is_lasting:
-                self._routes[key] = route
-            self._asked.pop(key, None)
-        mine.set_result(route)
-        return route
+        limits = options.limits()
+        while (known := self._known) is None:
+            mine: Future[Route | None] = Future()
+            try:
+                with self._lock:
+                    asking = self._asking
+                    self._asking = asking or mine
+                if asking is None:
+                    route, is_lasting = yield from self._find(options)
+                    if is_lasting:
+                        self._known = route
+                    mine.set_result(route)
+                    return route
+            except AgentTargetError as error:
+                mine.set_exception(error)
+                raise
+            finally:
+                # However this call ends, by Ctrl-C too, which is meant for it alone: nobody waits for it any longer.
+                if self._asking is mine:
+                    self._asking = None
+                    if not mine.done():
+                        mine.set_result(None)
+            most = min(limits.timeout, limits.total_timeout)
+            if not (yield WaitFor(asking, most)):
+                facts = Facts(self.name, attempts=0)
+                raise facts.error(
+                    RequestTimeoutError,
+                    f"{facts.server} was not asked: what it serves was not found out within {seconds(most)} s. Say it "
+                    "with client.with_options(interface=...), or allow more with client.with_options(timeout=...).",
+                    may_have_run=False,
+                )
+            if (found := asking.result()) is not None:
+                return found
+        return known
 
-    def remember(self, name: str | None, route: Route) -> None:
-        """Remember what an agent said that it serves."""
-        self._routes[name or ""] = route
-
-    def forget(self, name: str | None) -> None:
-        """Forget what an agent serves: it may be another now."""
-        with self._lock:
-            self._routes.pop(name or "", None)
-            self._asked.pop(name or "", None)
-            self._descriptions.pop(name or "", None)
-
-    def described(self, name: str, ask: Callable[[], ServingEndpoint]) -> ServingEndpoint:
-        """Return what the platform knows of an endpoint: of a settled one for a minute, since MLflow asks at each row.
+    def described(self, ask: Steps[ServingEndpoint]) -> Steps[ServingEndpoint]:
+        """Return what the platform knows of the endpoint: of a settled one for a minute, since MLflow asks at each row.
 
         Args:
-            name: The endpoint's name.
             ask: Asks the platform.
         """
-        asked, known = self._descriptions.get(name, (0.0, None))
+        asked, known = self._described or (0.0, None)
         if known is None or time.monotonic() - asked > _DESCRIPTION_SECONDS:
-            known = ask()
+            known = yield from ask
             state = known.get("state") or {}
             if state.get("ready") == "READY" and state.get("config_update") in (None, "NOT_UPDATING"):
-                self._descriptions[name] = time.monotonic(), known
+                self._described = time.monotonic(), known
         return ServingEndpoint(known)
 
-    def describe(self, name: str, options: RequestOptions) -> ServingEndpoint:
-        """Ask the platform quickly what it knows of an endpoint.
+    def describe(self, options: RequestOptions) -> Steps[ServingEndpoint]:
+        """Ask the platform quickly what it knows of the endpoint.
 
         Raises:
             AgentTargetError: It doesn't say.
         """
-        return self.described(name, lambda: get_endpoint(self.transport, name, _quick(options)))
+        transport = yield from self._routes.connect()
+        return (yield from self.described(get_endpoint(transport, self.name or "", _quick(options))))
 
-    def _find(self, name: str | None, options: RequestOptions) -> tuple[Route, bool]:
-        """Ask what an endpoint serves, and return the way to it, and whether that will do for the calls to come.
+    def _find(self, options: RequestOptions) -> Steps[tuple[Route, bool]]:
+        """Ask what the agent serves, and return the way to it, and whether that will do for the calls to come.
 
         A login that may query an endpoint may still be forbidden to describe it, and a gateway may describe nothing:
         then the payload goes as it is.
         """
-        if name is not None and is_app(name):
-            return self._app_route(name, _quick(options)), True
-        route = self.plain_route(name)
-        if name is None:
+        if self.name is not None and is_app(self.name):
+            return (yield from self._app_route(self.name, _quick(options))), True
+        route = yield from self.plain_route()
+        if self.name is None:
             return route, True
         try:
-            described = self.describe(name, options)
+            described = yield from self.describe(options)
         except AgentTargetError as error:
-            _logger.debug("Endpoint '%s' can't be described: %s", name, error)
+            _logger.debug("Endpoint '%s' can't be described: %s", self.name, error)
             passing = error.retryable and not isinstance(error, RequestTimeoutError)
             is_passing = passing or isinstance(error, AuthenticationError) or (error.status_code or 0) >= 500
             # Asking a gateway that refuses, or hangs, at each call would be worse than not knowing.
@@ -199,9 +253,9 @@ class Connection:
             is_agent=task not in _NOT_AGENTS,
             takes_options=described.get("endpoint_type") != "FOUNDATION_MODEL_API",
         )
-        return self._optimized(route, described), True
+        return (yield from self._optimized(route, described)), True
 
-    def _optimized(self, route: Route, described: dict[str, Any]) -> Route:
+    def _optimized(self, route: Route, described: dict[str, Any]) -> Steps[Route]:
         """Return the way to a route-optimized endpoint, which has a host and tokens of its own.
 
         https://docs.databricks.com/aws/en/machine-learning/model-serving/query-route-optimization
@@ -210,45 +264,44 @@ class Connection:
         url = query.get("endpoint_url") or described.get("endpoint_url")
         details = query.get("authorization_details")
         login = route.transport.login
-        if not described.get("route_optimized") or not url or not details or not login.is_oauth:
+        if not described.get("route_optimized") or not url or not details or not (yield Do(lambda: login.is_oauth)):
             return route  # endpoints from before September 2025 answer here too, and to any login
         check_encrypted(url)
-        return replace(route, transport=Transport(login.for_endpoint(url, details), self._verify_tls), url=url)
+        to_endpoint: Login = yield Do(lambda: login.for_endpoint(url, details))
+        return replace(route, transport=Transport(to_endpoint, self._routes.verify_tls), url=url)
 
-    def _app_route(self, name: str, options: RequestOptions) -> Route:
-        if not self._is_workspace:
+    def _app_route(self, name: str, options: RequestOptions) -> Steps[Route]:
+        if not self._routes.is_workspace:
             raise InvalidInputError(
                 f"'{name}' is looked up in a workspace, and the target is a base URL. Use the target 'agent-target', "
                 "or the app's own URL: agent-target:https://... with an OAuth token in AGENT_TARGET_TOKEN."
             )
-        login = self.transport.login
-        if not login.is_oauth:
+        transport = yield from self._routes.connect()
+        login = transport.login
+        if not (yield Do(lambda: login.is_oauth)):
             raise AuthenticationError(
                 f"'{name}' is a Databricks App, which takes OAuth only, no personal access token. Run `databricks auth "
                 "login`, or use a service principal: DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET.",
                 endpoint=name,
             )
-        url = get_app_url(self.transport, app_of(name), replace(options, endpoint=name))
+        url = yield from get_app_url(transport, app_of(name), replace(options, endpoint=name))
         check_encrypted(url)
-        host = origin(url)
-        with self._lock:
-            if host not in self._other_hosts:
-                self._other_hosts[host] = Transport(login.for_host(host), self._verify_tls)
-        return Route(self._other_hosts[host], f"{url}/invocations")
+        return Route(self._routes.transport_to(login.for_host(origin(url))), f"{url}/invocations")
 
 
 def _quick(options: RequestOptions) -> RequestOptions:
-    quick = min(options.timeout, options.total_timeout, _DESCRIBE_SECONDS)
-    return replace(options, timeout=quick, wait_until_ready=None)
+    limits = options.limits()
+    quick = min(limits.timeout, limits.total_timeout, _DESCRIBE_SECONDS)
+    return replace(options, timeout=quick, total_timeout=quick, wait_until_ready=None)
 
 
-_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_all: weakref.WeakSet[Routes] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     # Two processes must not write to one socket.
-    for connection in list(_connections):
-        connection.disconnect()
+    for routes in list(_all):
+        routes.disconnect()
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from mlflow_agent_target.errors import AgentError, InvalidResponseError, server_name
+from mlflow_agent_target.errors import AgentError, InvalidResponseError
+from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.failures import failure
 from mlflow_agent_target.formats.interface import interface_of_answer
 from mlflow_agent_target.text import server_reason
@@ -123,10 +123,12 @@ def _loose_text(answer: Any) -> str:
     return next((_loose_text(answer[k]) for k in ("predictions", "final_response", "content") if k in answer), "")
 
 
-def whole_answer(
-    value: Any, *, endpoint: str | None, request_id: str | None, redact: Callable[[Any], Any], attempts: int = 1
-) -> AgentResponse:
+def whole_answer(value: Any, facts: Facts) -> AgentResponse:
     """Return a whole answer's JSON value as a response.
+
+    Args:
+        value: The JSON value.
+        facts: What is known of the exchange.
 
     Raises:
         AgentError: It says that the agent failed.
@@ -136,22 +138,11 @@ def whole_answer(
         # A custom model may answer with its bare prediction; the scoring server would call it this.
         value = {"predictions": value}
     if not isinstance(value, dict):
-        raise InvalidResponseError(
-            f"{server_name(endpoint)} answered {redact(value)!r:.50}, which is no agent's answer.",
-            endpoint=endpoint,
-            status_code=200,
-            request_id=request_id,
-            body=redact(value),
-            attempts=attempts,
-        )
-    response = AgentResponse(value, request_id=request_id)
+        message = f"{facts.server} answered {facts.redacted(value)!r:.50}, which is no agent's answer."
+        raise facts.error(InvalidResponseError, message, body=value)
+    response = AgentResponse(value, request_id=facts.request_id)
     if (error := failure(value)) is not None:
-        raise AgentError(
-            f"{server_name(endpoint)}: the agent failed: {server_reason(redact(error))}",
-            endpoint=endpoint,
-            status_code=200,
-            request_id=response.request_id,
-            body=redact(value),
-            attempts=attempts,
-        )
+        facts.request_id = response.request_id
+        message = f"{facts.server}: the agent failed: {server_reason(facts.redacted(error))}"
+        raise facts.error(AgentError, message, body=value)
     return response

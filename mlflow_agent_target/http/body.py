@@ -1,20 +1,19 @@
-"""The body of an answer, read as it arrives."""
+"""The body of an answer, read as it arrives, and given up at any time."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import socket
+import threading
 import time
 from collections.abc import Callable
-from http.client import HTTPException
-from typing import Any
 
 import requests
 import urllib3
 
-from mlflow_agent_target.http.broken import FAILURES, connection_error
+from mlflow_agent_target.facts import Facts
+from mlflow_agent_target.http.broken import broken_error
+from mlflow_agent_target.http.framing import MalformedError
+from mlflow_agent_target.http.sockets import Answer, BrokenError, Stage
 
 _CHUNK_BYTES = 65536
 # How long the rest of a finished stream may take, so that its connection can be used again.
@@ -24,48 +23,41 @@ _DRAIN_SECONDS = 0.05
 class Body:
     """The body of an answer as it arrives: bytes to be read to the end, or closed.
 
+    One thread at a time reads it, and only that one gives its connection back; any other may close it.
+
     Attributes:
-        content_type: Of the answer, without parameters.
-        request_id: The server's id of the request, if it gave one.
-        attempts: How many times the request was sent.
-        time_limit: Seconds for the whole answer, or for a stream's first event.
-        waited: Seconds of these that had gone when the answer's head was there.
-        redact: Takes what was sent as a login out of what the server said.
+        status: The answer's HTTP status.
+        headers: Its headers, found under their names in lower case.
+        content_type: Its content type, without parameters.
+        facts: What is known of the exchange.
+        waited: Seconds that had gone, of those that the attempt may take, when the head was there.
 
     Args:
-        response: The answer, of which nothing has been read.
-        endpoint: The endpoint's name, for errors.
-        attempts: How many times the request was sent.
-        time_limit: Seconds for the whole answer, or for a stream's first event.
-        deadline: When they are over, by `time.monotonic`.
-        redact: Takes what was sent as a login out of what the server said.
+        answer: The answer, of which nothing has been read; requests' own in a test that replaces it.
+        facts: What is known of the exchange.
     """
 
-    def __init__(
-        self,
-        response: requests.Response,
-        endpoint: str | None,
-        attempts: int,
-        time_limit: float,
-        deadline: float,
-        redact: Callable[[Any], Any],
-    ) -> None:
-        self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        self.request_id = response.headers.get("x-request-id")
-        self.attempts = attempts
-        self.time_limit = time_limit
-        self.redact = redact
-        self.waited = time_limit - (deadline - time.monotonic())
-        self._endpoint = endpoint
-        self._response = response
-        self._raw: urllib3.response.BaseHTTPResponse = response.raw
-        self._timeout: float | None = None
+    def __init__(self, answer: Answer | requests.Response, facts: Facts) -> None:
+        self.headers = answer.headers
+        self.content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self.facts = facts
+        self.waited = 0.0
         self._process = os.getpid()
+        self._reading = threading.Lock()
+        self._is_closed = False
+        self._answer: Answer | None = None
+        if isinstance(answer, Answer):
+            self.status = answer.status
+            self._answer = answer
+            self._read1: Callable[[int], bytes] = answer.read1
+            if answer.headers.get("content-encoding", "identity") == "identity":
+                return
+            raw = urllib3.HTTPResponse(answer, answer.headers, preload_content=False)  # type: ignore[arg-type]
+        else:
+            self.status = answer.status_code
+            raw = answer.raw
         # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
-        self._read1: Callable[[int], bytes] = functools.partial(self._raw.read1, decode_content=True)
-        if self._raw.chunked and "content-encoding" not in response.headers:
-            # For a small chunk, urllib3's read1 costs three times as much as http.client's, which it calls.
-            self._read1 = getattr(getattr(self._raw, "_fp", None), "read1", self._read1)
+        self._read1 = lambda size: raw.read1(size, decode_content=True)
 
     def read(self, timeout: float) -> bytes:
         """Wait for bytes and return what has arrived, b"" at the end.
@@ -76,55 +68,45 @@ class Body:
         Raises:
             RequestTimeoutError: Nothing came in time.
             EndpointUnavailableError: The connection broke.
+            InvalidResponseError: What came can't be read.
         """
-        try:
-            if timeout <= 0:
-                raise TimeoutError("the time for the whole answer is over")
-            if timeout != self._timeout and (sock := self._socket()):
-                sock.settimeout(timeout)
-                self._timeout = timeout
-            # At the end urllib3 is asked as well, which gives the connection back.
-            return self._read1(_CHUNK_BYTES) or self._raw.read1(_CHUNK_BYTES, decode_content=True)
-        except (*FAILURES, HTTPException, AttributeError) as error:
-            # AttributeError: closed by another thread while it was read.
-            raise connection_error(
-                error, base_url="", endpoint=self._endpoint, timeout=self.time_limit, attempt=self.attempts
-            ) from error
-
-    def _socket(self) -> socket.socket | None:
-        """Return the socket while there is something to read from it."""
-        sock = getattr(self._raw.connection, "sock", None)
-        if sock is None:
-            # After `Connection: close` http.client lets go of it; the response's own file still has it.
-            file = getattr(getattr(self._raw, "_fp", None), "fp", None)
-            sock = getattr(getattr(file, "raw", None), "_sock", None)
-        return sock
+        with self._reading:
+            try:
+                if self._answer is not None:
+                    self._answer.set_deadline(time.monotonic() + timeout)
+                return self._read1(_CHUNK_BYTES)
+            except (OSError, MalformedError, urllib3.exceptions.HTTPError) as error:
+                raise broken_error(BrokenError(error, Stage.ANSWERING), self.facts) from error
+            finally:
+                if self._is_closed and self._answer is not None:
+                    self._answer.close()  # by another thread, which left that to this one
 
     def finish(self) -> None:
         """Read what little may follow the end marker, so that the connection can be used again, and close."""
-        try:
-            deadline = time.monotonic() + _DRAIN_SECONDS
-            # Without a socket of its own the connection can't be used again, whatever follows.
-            while sock := getattr(self._raw.connection, "sock", None):
-                sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                if time.monotonic() > deadline or not self._raw.read1(_CHUNK_BYTES, decode_content=True):
-                    break
-        except FAILURES:
-            pass  # the server keeps it open: nothing is owed to us, and close() gives the connection up
-        finally:
-            self.close()
+        with self._reading:
+            answer = self._answer
+            if answer is not None:
+                answer.set_deadline(time.monotonic() + _DRAIN_SECONDS)
+                try:
+                    while not answer.is_read:
+                        answer.read1()
+                except (OSError, MalformedError):
+                    pass  # the server keeps it open, and owes us nothing: the connection is given up
+        self.close()
 
     def close(self) -> None:
-        """Close the connection, or give it back where the whole body was read. Any number of times, from any thread."""
-        self.abandon()
-        self._response.close()
+        """Close the connection, unless it was given back. Any number of times, from any thread.
 
-    def abandon(self) -> None:
-        """Let go of a body that was not read to its end, and wake a thread that waits for its bytes.
-
-        Touches the socket only: unlike `close`, it takes no lock, and so may be called by the garbage collector.
+        May be called by the garbage collector: it waits for no lock that code may hold which that interrupts.
         """
+        self._is_closed = True
         # A forked process has the same socket, which is its parent's.
-        if self._process == os.getpid() and (sock := self._socket()):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        if self._answer is None or self._process != os.getpid():
+            return
+        if self._reading.acquire(blocking=False):
+            try:
+                self._answer.close()
+            finally:
+                self._reading.release()
+        else:
+            self._answer.wake()  # the thread that reads closes it

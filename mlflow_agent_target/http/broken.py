@@ -1,8 +1,8 @@
-"""What a failure below HTTP means: above all, whether the agent can have run."""
+"""What a failure below HTTP means: which error, and whether the agent may have run. Pure."""
 
 from __future__ import annotations
 
-import traceback
+import ssl
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,14 +14,121 @@ from mlflow_agent_target.errors import (
     AgentTargetError,
     EndpointUnavailableError,
     InvalidInputError,
+    InvalidResponseError,
     RequestTimeoutError,
-    server_name,
 )
-from mlflow_agent_target.http.sockets import RequestCutOffError
-from mlflow_agent_target.text import printable
+from mlflow_agent_target.facts import Facts
+from mlflow_agent_target.http.framing import MalformedError
+from mlflow_agent_target.http.sockets import BrokenError, Stage
+from mlflow_agent_target.text import printable, seconds
 
-# What requests, urllib3 and the socket raise; ValueError: a URL or header that can't be sent.
-FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+_MORE_TIME = "Allow more with MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT or client.with_options(timeout=...)."
+_PROXY = "Check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY."
+_PROXY_FAULTS = (
+    urllib3.exceptions.ProxySchemeUnknown,
+    urllib3.exceptions.LocationValueError,
+    requests.exceptions.InvalidProxyURL,
+)
+_CERTIFICATES = "Point REQUESTS_CA_BUNDLE to your organisation's certificates, or check the address."
+
+
+def broken_error(broken: BrokenError, facts: Facts) -> AgentTargetError:
+    """Return the error that a broken exchange means.
+
+    Whether the agent may have run follows from how far the request came, and from nothing else.
+
+    Args:
+        broken: What the connection knows of it.
+        facts: What is known of the exchange.
+    """
+    causes = list(_causes(broken.cause))
+    reason = printable(str(causes[-1]) or type(causes[-1]).__name__, 200)
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    whose = facts.server
+    if broken.stage is Stage.SETUP or (broken.stage is Stage.CONNECTING and has(UnicodeError)):  # a host that is none
+        return _no_setup(causes, reason, broken.proxy, facts)
+    if broken.stage is Stage.CONNECTING:
+        return _no_connection(causes, reason, broken.proxy, facts)
+    if broken.stage is Stage.SENDING:
+        if has(TimeoutError):
+            return facts.error(
+                RequestTimeoutError,
+                f"{whose} was not asked: the request could not be sent within {seconds(facts.timeout)} s. {_MORE_TIME}",
+                may_have_run=False,
+            )
+        return facts.error(
+            EndpointUnavailableError,
+            f"{whose} was not asked: the connection to {facts.url} broke before the whole request was there "
+            f"({reason}).",
+            cut_off=True,
+        )
+    if has(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
+        return facts.error(
+            RequestTimeoutError,
+            f"{whose} did not answer within {seconds(facts.timeout)} s. The agent may still be running. {_MORE_TIME}",
+        )
+    if has(MalformedError, urllib3.exceptions.DecodeError):
+        return facts.error(
+            InvalidResponseError, f"{whose} sent an answer that can't be read ({reason}). The agent may have run."
+        )
+    return facts.error(
+        EndpointUnavailableError,
+        f"{whose} broke the connection ({reason}). The agent may have run.",
+        may_have_run=True,
+    )
+
+
+def _no_setup(causes: list[BaseException], reason: str, proxy: str | None, facts: Facts) -> AgentTargetError:
+    """Return the error of settings with which no connection can be made."""
+    if any(isinstance(cause, UnicodeError) for cause in causes) and proxy is None:
+        return facts.error(
+            InvalidInputError, f"{facts.server} can't be asked at {facts.url} ({reason}). Check the target."
+        )
+    if any(isinstance(cause, requests.exceptions.InvalidSchema) for cause in causes):
+        advice = f"Install PySocks (pip install pysocks) for a SOCKS proxy, or name another. {_PROXY}"
+    elif any(isinstance(cause, (UnicodeError, *_PROXY_FAULTS)) for cause in causes):
+        advice = _PROXY
+    else:
+        advice = "Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE."
+    return facts.error(
+        EndpointUnavailableError,
+        f"{facts.server} was not asked: no connection can be made to {facts.url} ({reason}). {advice}",
+        retryable=False,
+    )
+
+
+def _no_connection(causes: list[BaseException], reason: str, proxy: str | None, facts: Facts) -> AgentTargetError:
+    """Return the error of a connection that could not be made."""
+    timed_out = any(isinstance(cause, (TimeoutError, requests.ConnectTimeout)) for cause in causes)
+    if any(isinstance(cause, (ssl.SSLError, urllib3.exceptions.SSLError)) for cause in causes) and not timed_out:
+        return facts.error(
+            EndpointUnavailableError,
+            f"{facts.server} was not asked: no trusted connection to {facts.url} ({reason}). {_CERTIFICATES}",
+            retryable=False,
+        )
+    tried = f" in {facts.attempts} attempts" if facts.attempts > 1 else ""
+    if proxy is not None:
+        wants_login = " 407 " in reason
+        advice = f"The proxy wants a login: HTTPS_PROXY=http://USER:PASSWORD@{proxy}:PORT" if wants_login else _PROXY
+        return facts.error(
+            EndpointUnavailableError,
+            f"{facts.server} was not asked: no connection to {facts.url} through the proxy {proxy}{tried} ({reason}). "
+            f"{advice}",
+            unreachable=True,
+            retryable=not wants_login,
+        )
+    if urlsplit(facts.url).hostname in ("127.0.0.1", "localhost", "::1"):
+        advice = "Check the port, or start an agent there with `mlflow deployments run-local -t agent-target`."
+    else:
+        advice = "Check the address and the network."
+    return facts.error(
+        EndpointUnavailableError,
+        f"{facts.server} was not asked: no connection to {facts.url}{tried} ({reason}). {advice}",
+        unreachable=True,
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -35,80 +142,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             yield cause
             # Not __context__: that may be an error which the caller was handling when it made this call.
             pending += [getattr(cause, "reason", None), *cause.args, cause.__cause__]
-
-
-def _is_of_handshake(cause: BaseException) -> bool:
-    """Return whether an error comes from TLS's handshake: nothing was sent before it, anything may have been after.
-
-    Neither the error's class nor urllib3's wrapping tells: a handshake's timeout is a read timeout there, and a
-    certificate that is not trusted is of the same class as a connection that broke in the midst of an answer.
-    """
-    return any(frame.f_code.co_name == "do_handshake" for frame, _ in traceback.walk_tb(cause.__traceback__))
-
-
-def connection_error(
-    error: Exception, *, base_url: str, endpoint: str | None, timeout: float, attempt: int
-) -> AgentTargetError:
-    """Return what a failure of requests, urllib3 or the socket means.
-
-    Args:
-        error: What was raised.
-        base_url: Where the request was going.
-        endpoint: The endpoint's name, if one was named.
-        timeout: Seconds that the answer was given.
-        attempt: How many times the request was sent, or tried to be.
-    """
-    causes = list(_causes(error))
-    whose = server_name(endpoint)
-    common: dict[str, Any] = {"endpoint": endpoint, "attempts": attempt}
-    tried = f" in {attempt} attempts" if attempt > 1 else ""
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    reason = printable(str(causes[-1]) or type(causes[-1]).__name__, 200)
-    if has(RequestCutOffError):
-        return EndpointUnavailableError(
-            f"{whose} was not asked: the connection to {base_url} broke before the whole request was there ({reason}).",
-            cut_off=True,
-            **common,
-        )
-    if has(requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError):
-        return InvalidInputError(f"{whose} can't be asked at {base_url} ({reason}). Check the target.", **common)
-    in_handshake = any(map(_is_of_handshake, causes))
-    if in_handshake and not has(TimeoutError):
-        return EndpointUnavailableError(
-            f"{whose} was not asked: no trusted connection to {base_url} ({reason}). Point REQUESTS_CA_BUNDLE to "
-            "your organisation's certificates, or check the address.",
-            retryable=False,
-            **common,
-        )
-    if has(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
-        return EndpointUnavailableError(
-            f"{whose} was not asked: the proxy to {base_url} failed ({reason}). Check HTTPS_PROXY and NO_PROXY.",
-            unreachable=True,
-            **common,
-        )
-    if in_handshake or has(
-        urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout
-    ):
-        host = urlsplit(base_url).hostname or ""
-        next_step = (
-            "Check the port, or start an agent there with `mlflow deployments run-local -t agent-target`."
-            if host in ("127.0.0.1", "localhost", "::1")
-            else "Check the address and the network."
-        )
-        return EndpointUnavailableError(
-            f"{whose} was not asked: no connection to {base_url}{tried} ({reason}). {next_step}",
-            unreachable=True,
-            **common,
-        )
-    if has(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
-        return RequestTimeoutError(
-            f"{whose} did not answer within {round(timeout, 3):g} s. The agent may still be running. Allow more with "
-            "MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT or client.with_options(timeout=...).",
-            **common,
-        )
-    return EndpointUnavailableError(
-        f"{whose} broke the connection ({reason}). The agent may have run.", may_have_run=True, **common
-    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from mlflow_agent_target.errors import AgentTargetError, EndpointNotFoundError, EndpointUnavailableError
+from mlflow_agent_target.target.settings import Backoff
 
 # Somebody is waiting to hear that the address is wrong; a gateway's 503 can pass, a closed port seldom does.
 _UNREACHABLE_RETRIES = 2
@@ -15,62 +15,49 @@ _LONGEST_BACKOFF_SECONDS = 60.0
 _SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.1, 10.0
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how patiently a request is sent again.
+def seconds_until_retry(
+    policy: Backoff,
+    error: AgentTargetError,
+    *,
+    attempt: int,
+    remaining: float,
+    idempotent: bool,
+    random: float,
+    readiness: float | None = None,
+) -> float | None:
+    """Return the seconds to wait before sending the request again, or None to give up.
 
-    The wait before retry n (1, 2, ...) is `backoff_factor * 2 ** (n - 1)` seconds plus up to `backoff_jitter` seconds,
-    60 s at most, or what the server asked for with `Retry-After`. With MLflow's defaults: 2 to 3 s, 4 to 5 s, ...
+    A request is sent again only when the agent can't have run, unless the caller said that running twice is safe.
 
-    Attributes:
-        max_retries: Retries after the first attempt.
-        backoff_factor: Seconds before the first retry.
-        backoff_jitter: Seconds of randomness added to each wait.
+    The wait before retry n (1, 2, ...) is `factor * 2 ** (n - 1)` seconds plus up to `jitter` seconds, 60 s at most, or
+    what the server asked for with `Retry-After`. With MLflow's defaults: 2 to 3 s, 4 to 5 s, ...
+
+    Args:
+        policy: How often, and how patiently.
+        error: What the last attempt ended in.
+        attempt: Attempts made so far, 1 or more.
+        remaining: Seconds left of the time for all attempts together.
+        idempotent: Whether the agent may safely run twice.
+        random: A number in [0, 1) that spreads the waits.
+        readiness: Seconds left of the time that a starting endpoint is waited for; None where the usual retries are
+            to do.
     """
-
-    max_retries: int = 7
-    backoff_factor: float = 2.0
-    backoff_jitter: float = 1.0
-
-    def wait(
-        self,
-        error: AgentTargetError,
-        *,
-        attempt: int,
-        remaining: float,
-        idempotent: bool,
-        random: float,
-        readiness: float | None = None,
-    ) -> float | None:
-        """Return the seconds to wait before sending the request again, or None to give up.
-
-        A request is sent again only when the agent can't have run, unless the caller said that running twice is safe.
-
-        Args:
-            error: What the last attempt ended in.
-            attempt: Attempts made so far, 1 or more.
-            remaining: Seconds left of the time for all attempts together.
-            idempotent: Whether the agent may safely run twice.
-            random: A number in [0, 1) that spreads the waits.
-            readiness: Seconds left of the time that a starting endpoint is waited for; None where the usual retries are
-                to do.
-        """
-        if not error.retryable or (error.may_have_run and not idempotent):
-            return None
-        asked: float | None = getattr(error, "retry_after", None)
-        backoff = min(self.backoff_factor * 2 ** min(attempt - 1, 16), _LONGEST_BACKOFF_SECONDS)
-        backoff += self.backoff_jitter * random
-        if readiness is not None and is_not_ready(error):
-            seconds = min(max(backoff, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS) if asked is None else asked
-            return min(seconds, readiness) if readiness > 0 else None
-        limit = self.max_retries
-        if isinstance(error, EndpointUnavailableError):
-            if error.cut_off and attempt == 1 and self.max_retries:
-                return 0.0  # a connection that had been kept alive for too long: a new one will do
-            if error.unreachable:
-                limit = min(limit, _UNREACHABLE_RETRIES)
-        seconds = backoff if asked is None else asked
-        return seconds if attempt <= limit and seconds < remaining else None
+    if not error.retryable or (error.may_have_run and not idempotent):
+        return None
+    asked: float | None = getattr(error, "retry_after", None)
+    backoff = min(policy.factor * 2 ** min(attempt - 1, 16), _LONGEST_BACKOFF_SECONDS)
+    backoff += policy.jitter * random
+    if readiness is not None and is_not_ready(error):
+        seconds = min(max(backoff, _SHORTEST_POLL_SECONDS), _LONGEST_POLL_SECONDS) if asked is None else asked
+        return min(seconds, readiness) if readiness > 0 else None
+    limit = policy.max_retries
+    if isinstance(error, EndpointUnavailableError):
+        if error.cut_off and attempt == 1 and policy.max_retries:
+            return 0.0  # a connection that had been kept alive for too long: a new one will do
+        if error.unreachable:
+            limit = min(limit, _UNREACHABLE_RETRIES)
+    seconds = backoff if asked is None else asked
+    return seconds if attempt <= limit and seconds < remaining else None
 
 
 def is_not_ready(error: AgentTargetError) -> bool:

@@ -19,8 +19,8 @@ from mlflow_agent_target.errors import (
     RateLimitError,
     RequestTimeoutError,
     SignInPageError,
-    server_name,
 )
+from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.text import printable, server_reason
 
 
@@ -71,35 +71,21 @@ _SIGN_IN = re.compile(r"log[ -]?in|sign[ -]?in|oauth|oidc|authoriz|\bsso\b|passw
 
 
 def error_for_answer(
-    status: int,
-    *,
-    body: Any,
-    headers: Mapping[str, str],
-    endpoint: str | None,
-    retry_after: float | None,
-    attempts: int,
-    sent_bytes: int,
+    facts: Facts, *, body: Any, headers: Mapping[str, str], retry_after: float | None, sent_bytes: int
 ) -> AgentTargetError:
     """Return the error that an HTTP answer other than a success means.
 
     Args:
-        status: The HTTP status, 300 or above.
+        facts: What is known of the exchange, with the status, 300 or above.
         body: The body: JSON values, or text, or None.
-        headers: The answer's headers, whatever their case.
-        endpoint: The endpoint's name, if one was named.
+        headers: The answer's headers, found under their names in lower case.
         retry_after: Seconds the server asked to wait, if it did.
-        attempts: How many times the request was sent.
         sent_bytes: The size of the request's body.
     """
-    common: dict[str, Any] = {
-        "endpoint": endpoint,
-        "status_code": status,
-        "request_id": headers.get("x-request-id"),
-        "body": body,
-        "attempts": attempts,
-    }
+    status = facts.status or 0
+    body = facts.redacted(body)
     if status < 400:
-        return _redirect(headers.get("location", ""), common)
+        return _redirect(headers.get("location", ""), facts, body)
     reason = server_reason(body)
     row = _TABLE.get(status) or _Row(AgentError, "The agent may have run.", True)
     if status == 400 and _is_refused_unrun(body):
@@ -114,15 +100,15 @@ def error_for_answer(
             )
             if is_over:
                 row = row._replace(may_have_run=False)
+    more: dict[str, Any] = {}
     if row.error in (RateLimitError, EndpointUnavailableError):
-        common["retry_after"] = retry_after
+        more["retry_after"] = retry_after
     if row.error is AgentError:
-        common["retryable"] = status >= 500
+        more["retryable"] = status >= 500
     said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
-    request = f" (request {printable(common['request_id'])})" if common["request_id"] else ""
-    return row.error(
-        f"{server_name(endpoint)} answered {said}{request}. {advice}", may_have_run=row.may_have_run, **common
-    )
+    request = f" (request {printable(facts.request_id)})" if facts.request_id else ""
+    message = f"{facts.server} answered {said}{request}. {advice}"
+    return facts.error(row.error, message, body=body, may_have_run=row.may_have_run, **more)
 
 
 def _is_refused_unrun(body: Any) -> bool:
@@ -130,19 +116,20 @@ def _is_refused_unrun(body: Any) -> bool:
     return any(isinstance(message, str) and _REFUSED_UNRUN.match(message) for message in said)
 
 
-def _redirect(location: str, common: dict[str, Any]) -> AgentTargetError:
+def _redirect(location: str, facts: Facts, body: Any) -> AgentTargetError:
     try:
         host, path = urlsplit(location)[1:3]
     except ValueError:
         host, path = "", location
     where = printable(host) or "another path of the same host"
     if _SIGN_IN.search(path) or _SIGN_IN.search(host):
-        return sign_in_page(f"a redirect to a page of {where} that asks for a login", common)
-    return InvalidResponseError(
-        f"{server_name(common['endpoint'])} answered {common['status_code']}, a redirect to {where}, which is not "
-        "followed: the prompt would go there too. Name the address that answers itself in the target.",
+        return sign_in_page(f"a redirect to a page of {where} that asks for a login", facts, body)
+    return facts.error(
+        InvalidResponseError,
+        f"{facts.server} answered {facts.status}, a redirect to {where}, which is not followed: the prompt would go "
+        "there too. Name the address that answers itself in the target.",
+        body=body,
         may_have_run=False,
-        **common,
     )
 
 
@@ -152,16 +139,18 @@ def is_sign_in_page(content_type: str, text: str) -> bool:
     return ("html" in content_type or start.lstrip()[:1] == "<") and bool(_SIGN_IN.search(start))
 
 
-def sign_in_page(what: str, common: Mapping[str, Any]) -> SignInPageError:
+def sign_in_page(what: str, facts: Facts, body: Any) -> SignInPageError:
     """Return the error that a page which asks a person to log in means.
 
     Args:
         what: What came in place of an answer.
-        common: The error's attributes.
+        facts: What is known of the exchange.
+        body: The page, or what came with a redirect to it.
     """
-    return SignInPageError(
-        f"{server_name(common['endpoint'])} answered with {what}, so the login was not accepted. A Databricks App "
-        "takes OAuth only, no personal access token: run `databricks auth login`, or use a service principal's client "
-        "id and secret. Elsewhere, check that the token is of this host (AGENT_TARGET_TOKEN for an explicit base URL).",
-        **common,
+    return facts.error(
+        SignInPageError,
+        f"{facts.server} answered with {what}, so the login was not accepted. A Databricks App takes OAuth only, no "
+        "personal access token: run `databricks auth login`, or use a service principal's client id and secret. "
+        "Elsewhere, check that the token is of this host (AGENT_TARGET_TOKEN for an explicit base URL).",
+        body=body,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
@@ -15,15 +15,17 @@ from mlflow_agent_target.errors import (
     InvalidResponseError,
     StreamIdleError,
     StreamInterruptedError,
-    server_name,
 )
+from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
 from mlflow_agent_target.formats.failures import failure
 from mlflow_agent_target.formats.interface import Interface, interface_of_event
 from mlflow_agent_target.formats.pieces import keep
 from mlflow_agent_target.http.statuses import is_sign_in_page, sign_in_page
 from mlflow_agent_target.streams.sse import EventDecoder, ServerSentEvent
-from mlflow_agent_target.text import printable, server_reason
+from mlflow_agent_target.text import printable, seconds, server_reason
+
+_Error = TypeVar("_Error", bound=AgentTargetError)
 
 _END = "[DONE]"
 # What a whole answer or a web page starts with; no line of an event stream does.
@@ -42,31 +44,17 @@ class EventReader:
         hides: Takes out events that the reader of the stream is not to see; None for none.
 
     Args:
-        endpoint: The endpoint's name, for errors.
+        facts: What is known of the exchange.
         content_type: Of the answer, without parameters.
-        request_id: The server's id of the request, if it gave one.
-        attempts: How many times the request was sent.
-        redact: Takes what was sent as a login out of what the server said.
     """
 
-    def __init__(
-        self,
-        *,
-        endpoint: str | None,
-        content_type: str,
-        request_id: str | None,
-        attempts: int,
-        redact: Callable[[Any], Any],
-    ) -> None:
+    def __init__(self, facts: Facts, content_type: str) -> None:
         self.arrived: deque[tuple[dict[str, Any], str]] = deque()
         self.has_begun = self.is_over = self.is_marked = False
         self.error: AgentTargetError | None = None
         self.hides: Callable[[dict[str, Any]], bool] | None = None
-        self._endpoint = endpoint
+        self._facts = facts
         self._content_type = content_type
-        self._request_id = request_id
-        self._attempts = attempts
-        self._redact = redact
         self._decoder = EventDecoder()
         # The body as long as it may be something else than a stream.
         self._head: list[bytes] = []
@@ -96,18 +84,18 @@ class EventReader:
 
     def answer(self) -> AgentResponse:
         """Return what has come so far, in the shape that `predict` gives."""
-        return self._whole or AgentResponse(self._so_far() or {}, request_id=self._request_id)
+        return self._whole or AgentResponse(self._so_far() or {}, request_id=self._facts.request_id)
 
     def interrupted(self, what: str) -> StreamInterruptedError:
         """Return the error of a stream that ends before it is complete, with what has come."""
-        return StreamInterruptedError(f"{server_name(self._endpoint)}: the stream {what}.", **self._facts())
+        return self._error(StreamInterruptedError, f"the stream {what}.")
 
     def silent(self, limit: float) -> StreamIdleError:
         """Return the error of a stream that was silent for `limit` seconds, with what has come."""
-        return StreamIdleError(
-            f"{server_name(self._endpoint)}: the stream was silent for {round(limit, 3):g} s. "
-            "The agent may still be running. Allow more with client.with_options(timeout=..., idle_timeout=...).",
-            **self._facts(),
+        return self._error(
+            StreamIdleError,
+            f"the stream was silent for {seconds(limit)} s. The agent may still be running. Allow more with "
+            "client.with_options(timeout=..., idle_timeout=...).",
         )
 
     def _take(self, frames: list[ServerSentEvent]) -> None:
@@ -204,44 +192,27 @@ class EventReader:
             kind = printable(self._content_type) or "no content type"
             raise self._invalid(f"sent {kind} that is no event stream", raw) from None
         self.has_begun = True
-        self._whole = whole_answer(
-            value,
-            endpoint=self._endpoint,
-            request_id=self._request_id,
-            redact=self._redact,
-            attempts=self._attempts,
-        )
+        self._whole = whole_answer(value, self._facts)
         self.arrived.append((self._whole, self._whole.output_text))
 
     def _check_whole(self) -> None:
         if self._interface is not None and (reason := self._interface.cut_short()):
-            raise self.interrupted(f"ended before the answer was whole: {printable(self._redact(reason))}")
+            raise self.interrupted(f"ended before the answer was whole: {printable(reason)}")
 
     def _so_far(self) -> dict[str, Any] | None:
         return self._interface.answer() if self._interface is not None else self._extras or None
 
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "endpoint": self._endpoint,
-            "status_code": 200,
-            "request_id": self._request_id,
-            "attempts": self._attempts,
-            "partial": self._so_far(),
-        }
+    def _error(self, kind: type[_Error], what: str, **more: Any) -> _Error:
+        return self._facts.error(kind, f"{self._facts.server}: {what}", partial=self._so_far(), **more)
 
     def _failed(self, error: Any, event: Any = None) -> AgentError:
-        reason = server_reason(self._redact(error))
-        return AgentError(
-            f"{server_name(self._endpoint)}: the agent failed while it was answering: {reason}",
-            **{**self._facts(), "body": self._redact(error if event is None else event)},
-        )
+        reason = server_reason(self._facts.redacted(error))
+        body = error if event is None else event
+        return self._error(AgentError, f"the agent failed while it was answering: {reason}", body=body)
 
     def _invalid(self, what: str, raw: bytes) -> AgentTargetError:
-        body = self._redact(raw.decode("utf-8", errors="replace"))
-        facts = {**self._facts(), "body": body}
-        del facts["partial"]
+        body = self._facts.redacted(raw.decode("utf-8", errors="replace"))
         if is_sign_in_page(self._content_type, body):
-            return sign_in_page("a page that asks for a login", facts)
-        return InvalidResponseError(
-            f"{server_name(self._endpoint)} {what}. It starts: {printable(body, 200)!r}", **facts
-        )
+            return sign_in_page("a page that asks for a login", self._facts, body)
+        message = f"{self._facts.server} {what}. It starts: {printable(body, 200)!r}"
+        return self._facts.error(InvalidResponseError, message, body=body)

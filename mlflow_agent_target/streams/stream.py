@@ -9,22 +9,19 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from mlflow_agent_target.errors import AgentTargetError, RequestTimeoutError
+from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.streams.reader import EventReader
 
 
 class ByteStream(Protocol):
-    """What a stream needs of the transport: bytes as they arrive, and an end to it."""
+    """What a stream needs of an answer's body: bytes as they arrive, and an end to it."""
 
     content_type: str
-    request_id: str | None
-    attempts: int
 
-    def redact(self, said: Any) -> Any: ...
     def read(self, timeout: float) -> bytes: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
-    def abandon(self) -> None: ...
 
 
 class Observer(Protocol):
@@ -51,8 +48,8 @@ class AgentStream:
     def __init__(
         self,
         body: ByteStream,
+        facts: Facts | None = None,
         *,
-        endpoint: str | None = None,
         started: float | None = None,
         timeout: float = float("inf"),
         waited: float = 0.0,
@@ -67,13 +64,7 @@ class AgentStream:
         self._clock = clock
         self._started = clock() if started is None else started
         self._silence = waited
-        self._events = EventReader(
-            endpoint=endpoint,
-            content_type=body.content_type,
-            request_id=body.request_id,
-            attempts=body.attempts,
-            redact=body.redact,
-        )
+        self._events = EventReader(facts or Facts(status=200), body.content_type)
         self._arrived = self._events.arrived
         self._new_text = ""
         self._error: AgentTargetError | None = None
@@ -144,8 +135,8 @@ class AgentStream:
 
     def __del__(self) -> None:
         if getattr(self, "duration", 0) is None:
-            # In the midst of whatever the garbage collector interrupted: nothing here takes a lock.
-            self._body.abandon()
+            # In the midst of whatever the garbage collector interrupted: nothing here waits for a lock.
+            self._body.close()
             if self._observer is not None:
                 self.duration = self._clock() - self._started
                 self._observer.dropped(self, self._events.answer())

@@ -1,4 +1,4 @@
-"""A target URI and the environment, as one frozen, checked value; and the settings."""
+"""A target URI and the environment, as one frozen, checked value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 from mlflow_agent_target.errors import InvalidInputError
@@ -20,9 +19,6 @@ _FORMS = (
     "~/.databrickscfg) or 'agent-target:http://HOST:PORT' (a base URL, such as run_local's)"
 )
 _EXAMPLE = f"{NAME}:http://127.0.0.1:8080"
-_NETWORK_VARIABLES = ("_proxy", "_ca_bundle")
-
-_T = TypeVar("_T", int, float)
 
 
 @dataclass(frozen=True)
@@ -136,57 +132,3 @@ def _shown(uri: str) -> str:
     """Return the URI as an error may show it: whatever stands before an @ could be a password."""
     head, at, tail = uri.rpartition("@")
     return repr(f"{head.split('//')[0]}//***@{tail}" if at else uri)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What MLflow's own environment variables say about requests. Times in seconds.
-
-    Attributes:
-        timeout: For one attempt: until the answer, or a stream's first event, is there.
-        total_timeout: For all attempts together.
-        max_retries: Retries after the first attempt.
-        backoff_factor: Seconds before the first retry; doubled for each further one.
-        backoff_jitter: Seconds of randomness added to each wait.
-        verify_tls: Whether servers' certificates are checked.
-        network: The variables that requests reads of proxies and certificates. Never shown.
-    """
-
-    timeout: float = 120.0
-    total_timeout: float = 600.0
-    max_retries: int = 7
-    backoff_factor: float = 2.0
-    backoff_jitter: float = 1.0
-    verify_tls: bool = True
-    network: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-
-    @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read the settings.
-
-        Raises:
-            InvalidInputError: A variable holds something that is not such a number.
-        """
-
-        def number(variable: str, default: _T, least: float = 0.0) -> _T:
-            text = environment.get(variable, "").strip()
-            if not text:
-                return default
-            try:
-                value = type(default)(text)
-            except ValueError:
-                value = None
-            if value is None or not least <= value < float("inf"):
-                kind = "a whole number" if isinstance(default, int) else "a number"
-                raise InvalidInputError(f"{variable} must be {kind}, {least:g} or more, not {text!r}.")
-            return value
-
-        return cls(
-            timeout=number("MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT", cls.timeout, least=0.001),
-            total_timeout=number("MLFLOW_DEPLOYMENT_PREDICT_TOTAL_TIMEOUT", cls.total_timeout, least=0.001),
-            max_retries=number("MLFLOW_HTTP_REQUEST_MAX_RETRIES", cls.max_retries),
-            backoff_factor=number("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", cls.backoff_factor),
-            backoff_jitter=number("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", cls.backoff_jitter),
-            verify_tls=environment.get("MLFLOW_TRACKING_INSECURE_TLS", "").strip().lower() not in ("true", "1"),
-            network=tuple(sorted((k, v) for k, v in environment.items() if k.lower().endswith(_NETWORK_VARIABLES))),
-        )

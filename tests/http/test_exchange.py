@@ -33,9 +33,11 @@ from mlflow_agent_target import (
     RequestTimeoutError,
 )
 from mlflow_agent_target.errors import AgentTargetError
-from mlflow_agent_target.http.exchange import RequestOptions, Transport
-from mlflow_agent_target.http.retry import RetryPolicy
+from mlflow_agent_target.http.exchange import Transport
+from mlflow_agent_target.http.options import RequestOptions
+from mlflow_agent_target.http.steps import perform
 from mlflow_agent_target.target.login import Login
+from mlflow_agent_target.target.settings import Backoff
 from tests.conftest import user
 from tests.scripted import CLOSE, RESET, Answer, ScriptedServer, chunked, events, whole
 
@@ -174,9 +176,9 @@ def test_waits_are_logged_and_kept_within_the_total_time(scripted: Make, caplog:
     clock = Clock()
     server = scripted(NOT_READY)
     transport = Transport(Login(server.url, dict), clock=clock)
-    options = RequestOptions(endpoint="a", total_timeout=20, retries=RetryPolicy(backoff_jitter=0))
+    options = RequestOptions(endpoint="a", total_timeout=20, backoff=Backoff(jitter=0))
     with caplog.at_level(logging.INFO), pytest.raises(EndpointUnavailableError) as caught:
-        transport.post(server.url, {}, options)
+        perform(transport.post(server.url, b"{}", options))
     assert clock.slept == [2, 4, 8]
     assert caught.value.attempts == 4
     assert "Attempt 3 failed, trying again in 8.0 s: Endpoint 'a' answered 503" in caplog.text
@@ -192,7 +194,7 @@ def test_a_login_that_takes_all_the_time_to_be_made_anew_leaves_the_refusal(scri
 
     transport = Transport(Login(server.url, dict, log_in=log_in), clock=clock)
     with pytest.raises(AuthenticationError, match="expired") as caught:
-        transport.post(server.url, {}, RequestOptions(total_timeout=20))
+        perform(transport.post(server.url, b"{}", RequestOptions(total_timeout=20)))
     assert (caught.value.may_have_run, caught.value.attempts) == (False, 1)
 
 
@@ -354,7 +356,7 @@ def test_what_a_trace_adds_to_a_request_is_no_secret(scripted: Make) -> None:
     server = scripted(whole(body, 400))
     options = RequestOptions(headers={"x-mlflow-return-trace-id": "true"})
     with pytest.raises(AgentError) as caught:
-        Transport(Login(server.url, dict)).post(server.url, {}, options)
+        perform(Transport(Login(server.url, dict)).post(server.url, b"{}", options))
     assert caught.value.body == body
 
 
@@ -548,10 +550,8 @@ def test_the_time_for_all_attempts_begins_when_the_endpoint_is_up(scripted: Make
     busy = whole({"message": "slow down"}, 429, headers="Retry-After: 15\r\n")
     server = scripted(*[NOT_READY] * 6, busy, whole(ANSWER))
     transport = Transport(Login(server.url, dict), clock=clock)
-    options = RequestOptions(
-        endpoint="a", total_timeout=20, wait_until_ready=100, retries=RetryPolicy(backoff_jitter=0)
-    )
-    assert transport.post(server.url, {}, options).value == ANSWER
+    options = RequestOptions(endpoint="a", total_timeout=20, wait_until_ready=100, backoff=Backoff(jitter=0))
+    assert perform(transport.post(server.url, b"{}", options)).value == ANSWER
     assert clock.slept == [2, 4, 8, 10, 10, 10, 15]
 
 

@@ -16,14 +16,15 @@ from mlflow_agent_target.errors import (
     RequestTimeoutError,
     StreamInterruptedError,
 )
-from mlflow_agent_target.http.retry import RetryPolicy, parse_retry_after
+from mlflow_agent_target.http.retry import parse_retry_after, seconds_until_retry
+from mlflow_agent_target.target.settings import Backoff
 
-POLICY = RetryPolicy(max_retries=3, backoff_factor=2.0, backoff_jitter=1.0)
+POLICY = Backoff(max_retries=3, factor=2.0, jitter=1.0)
 NOW = 1_800_000_000.0
 
 
 def wait(error: AgentTargetError, attempt: int = 1, remaining: float = 600, idempotent: bool = False) -> float | None:
-    return POLICY.wait(error, attempt=attempt, remaining=remaining, idempotent=idempotent, random=0.5)
+    return seconds_until_retry(POLICY, error, attempt=attempt, remaining=remaining, idempotent=idempotent, random=0.5)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +54,10 @@ def test_waits_grow_and_end() -> None:
 
 
 def test_a_backoff_has_an_upper_end() -> None:
-    policy = RetryPolicy(max_retries=5000, backoff_jitter=0)
-    seconds = policy.wait(RateLimitError("429"), attempt=4000, remaining=600, idempotent=False, random=0.0)
+    policy = Backoff(max_retries=5000, jitter=0)
+    seconds = seconds_until_retry(
+        policy, RateLimitError("429"), attempt=4000, remaining=600, idempotent=False, random=0.0
+    )
     assert seconds == 60
 
 

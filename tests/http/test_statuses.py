@@ -7,19 +7,14 @@ from typing import Any
 import pytest
 
 from mlflow_agent_target.errors import AgentTargetError, SignInPageError
+from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.http.statuses import error_for_answer
 
 
 def error_of(status: int, body: Any = None, sent_bytes: int = 100, **headers: str) -> AgentTargetError:
-    return error_for_answer(
-        status,
-        body=body,
-        headers={name.replace("_", "-"): value for name, value in headers.items()},
-        endpoint="e",
-        retry_after=3.0,
-        attempts=2,
-        sent_bytes=sent_bytes,
-    )
+    said = {name.replace("_", "-"): value for name, value in headers.items()}
+    facts = Facts("e", attempts=2, status=status, request_id=said.get("x-request-id"))
+    return error_for_answer(facts, body=body, headers=said, retry_after=3.0, sent_bytes=sent_bytes)
 
 
 # Status, class, MLflow's code, may_have_run.

@@ -465,6 +465,52 @@ def test_a_stream_that_ends_gives_its_connection_back(scripted: Make) -> None:
     assert {request.connection for request in server.posts} == {1}
 
 
+def test_closing_a_stream_that_has_ended_leaves_its_connection_to_the_next_request(scripted: Make) -> None:
+    """Another thread may close it just as it ends: then the connection is another request's."""
+    server = scripted(chunked([events(HEL, LO, DONE)]), [0.3, *whole({"output": [ITEM]})])
+    client = AgentTargetClient(server.target_uri).with_options(interface="ResponsesAgent")
+    stream = client.predict_stream(endpoint="a", inputs="hi")
+    stream.get_final_response()
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(client.predict(endpoint="a", inputs="hi")))
+    asking.start()
+    while len(server.posts) < 2:
+        time.sleep(0.01)
+    stream._body.close()
+    stream._body._answer.wake()  # type: ignore[attr-defined] # as a thread would that had looked a moment before
+    asking.join()
+    assert answers == [{"output": [ITEM]}]
+    assert {request.connection for request in server.posts} == {1}
+
+
+def test_streams_that_are_closed_as_they_end_harm_no_other_request(scripted: Make) -> None:
+    server = scripted(chunked([events(HEL, LO, DONE)]))
+    client = AgentTargetClient(server.target_uri).with_options(interface="ResponsesAgent")
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        for _ in range(60):
+            stream = client.predict_stream(endpoint="a", inputs="hi")
+            closing = threading.Thread(target=stream.close)
+            try:
+                for _ in stream:
+                    if not closing.ident:
+                        closing.start()
+            except StreamInterruptedError as error:
+                if "closed by its reader" not in str(error):
+                    errors.append(error)
+            except AgentTargetError as error:
+                errors.append(error)
+            closing.join()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
 @pytest.mark.parametrize(
     "tail",
     [

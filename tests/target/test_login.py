@@ -168,7 +168,7 @@ def test_secrets_are_in_no_log_and_no_repr(workspace: Workspace, caplog: pytest.
     with caplog.at_level(logging.DEBUG), pytest.raises(AuthenticationError) as caught:
         client.predict(endpoint="a", inputs="hi")
     ours = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("mlflow_agent_target"))
-    shown = f"{ours} {caught.value} {caught.value.body} {client!r} {client._connection.transport.login!r}"
+    shown = f"{ours} {caught.value} {caught.value.body} {client!r} {client._access.routes.transport.login!r}"
     assert "hunter2" not in shown
     assert "token-" not in shown
 

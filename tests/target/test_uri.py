@@ -6,7 +6,7 @@ import pytest
 
 from mlflow_agent_target import AgentTargetClient, InvalidInputError
 from mlflow_agent_target.errors import AuthenticationError
-from mlflow_agent_target.target.uri import Settings, Target
+from mlflow_agent_target.target.uri import Target
 
 
 @pytest.mark.parametrize(
@@ -91,22 +91,3 @@ def test_another_login_is_another_target() -> None:
 def test_no_login_is_an_error_with_the_next_step(uri: str) -> None:
     with pytest.raises(AuthenticationError, match="databricks auth login"):
         AgentTargetClient(uri).predict(endpoint="e", inputs="hi")
-
-
-def test_settings_mean_what_they_mean_to_mlflow() -> None:
-    assert Settings.read({}) == Settings()
-    given = {
-        "MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT": "30",
-        "MLFLOW_DEPLOYMENT_PREDICT_TOTAL_TIMEOUT": "90.5",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "3",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-        "MLFLOW_TRACKING_INSECURE_TLS": "TRUE",
-    }
-    assert Settings.read(given) == Settings(30, 90.5, 0, 3, 0, False)
-
-
-@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "0"])
-def test_a_setting_that_is_no_number_is_refused_by_name(value: str) -> None:
-    with pytest.raises(InvalidInputError, match="MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT"):
-        Settings.read({"MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT": value})

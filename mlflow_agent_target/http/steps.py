@@ -1,0 +1,91 @@
+"""What a call waits for, as steps: decided in generators, performed by a driver.
+
+A generator yields a step, and is sent what came of it, or is thrown what it ended in. So everything that decides
+(when to log in, what an answer means, whether to ask again) knows of no thread and no event loop, and a driver for
+another world than this thread's performs the same steps.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Step(Protocol):
+    """Something that takes time."""
+
+    def perform(self) -> Any:
+        """Do it in this thread, and return what came of it."""
+
+
+Steps = Generator[Step, Any, _T]
+"""A call: yields the steps that it waits for, and returns what came of it all."""
+
+
+class Login(Protocol):
+    """Who sends the requests."""
+
+    @property
+    def headers(self) -> Callable[[], Mapping[str, str]]: ...
+
+
+@dataclass(slots=True)
+class LogIn:
+    """Ask for the headers of one request, which may take another login. Gives the headers."""
+
+    login: Login
+
+    def perform(self) -> Mapping[str, str]:
+        return self.login.headers()
+
+
+@dataclass(slots=True)
+class Do:
+    """Do something that may block, other than a request: find a login, renew it, exchange a token. Gives its result."""
+
+    call: Callable[[], Any]
+
+    def perform(self) -> Any:
+        return self.call()
+
+
+@dataclass(slots=True)
+class Sleep:
+    """Wait for so many seconds."""
+
+    seconds: float
+    sleep: Callable[[float], None]
+
+    def perform(self) -> None:
+        self.sleep(self.seconds)
+
+
+@dataclass(slots=True)
+class WaitFor:
+    """Wait until another call has an outcome, for so many seconds at most. Gives whether it has."""
+
+    outcome: concurrent.futures.Future[Any]
+    seconds: float
+
+    def perform(self) -> bool:
+        return bool(concurrent.futures.wait([self.outcome], self.seconds).done)
+
+
+def perform(steps: Steps[_T]) -> _T:
+    """Perform a call's steps in this thread, and return what came of it."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                outcome = step.perform()
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as end:
+        value: _T = end.value
+        return value
