@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -37,6 +38,28 @@ class ServingEndpoint(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"The endpoint's description has no {name!r}; it has {sorted(self)}.") from None
         return ServingEndpoint(value) if isinstance(value, dict) else value
+
+
+def is_settled(described: dict[str, Any]) -> bool:
+    """Return whether an endpoint is ready, and not changing."""
+    state = described.get("state")
+    if not isinstance(state, dict):
+        return state == "READY"  # as other gateways say it
+    return state.get("ready") == "READY" and state.get("config_update") in (None, "NOT_UPDATING")
+
+
+def data_plane(described: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the URL of a route-optimized endpoint and the authorization details for its tokens; None for others.
+
+    https://docs.databricks.com/aws/en/machine-learning/model-serving/query-route-optimization
+    """
+    info = described.get("data_plane_info")
+    query = info.get("query_info") if isinstance(info, dict) else None
+    query = query if isinstance(query, dict) else {}
+    url, details = query.get("endpoint_url") or described.get("endpoint_url"), query.get("authorization_details")
+    if not described.get("route_optimized") or not isinstance(url, str) or not isinstance(details, str):
+        return None
+    return (url, details) if re.match("https?://[^/]", url) else None
 
 
 def get_endpoint(transport: Transport, name: str, options: RequestOptions) -> Steps[ServingEndpoint]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from mlflow_agent_target.endpoints.platform import ServingEndpoint, get_app_url, get_endpoint
+from mlflow_agent_target.endpoints.platform import ServingEndpoint, data_plane, get_app_url, get_endpoint, is_settled
 from mlflow_agent_target.errors import (
     AgentTargetError,
     AuthenticationError,
@@ -94,7 +94,7 @@ class Routes:
         return self._transport
 
     def connect(self) -> Steps[Transport]:
-        """Return `transport`, as a step where a login must be found first."""
+        """Return `transport`, as a step."""
         transport: Transport = self._transport or (yield Do(lambda: self.transport))
         return transport
 
@@ -118,12 +118,7 @@ class Routes:
 
 
 class Agent:
-    """What is known of one agent: the way to it, and what the platform says of it.
-
-    Args:
-        routes: The target's.
-        name: As `agent_name` gives it; None for the bare agent server that the target is.
-    """
+    """What is known of one agent: the way to it, and what the platform says of it."""
 
     def __init__(self, routes: Routes, name: str | None) -> None:
         self.name = name
@@ -161,9 +156,6 @@ class Agent:
 
         Who comes while another call asks waits for its answer, as long as his own time limit lets him. Where that call
         is interrupted, the next one asks.
-
-        Args:
-            options: How to ask.
 
         Raises:
             RequestTimeoutError: Another call asks, and gets no answer within this one's time.
@@ -213,8 +205,7 @@ class Agent:
         asked, known = self._described or (0.0, None)
         if known is None or time.monotonic() - asked > _DESCRIPTION_SECONDS:
             known = yield from ask
-            state = known.get("state") or {}
-            if state.get("ready") == "READY" and state.get("config_update") in (None, "NOT_UPDATING"):
+            if is_settled(known):
                 self._described = time.monotonic(), known
         return ServingEndpoint(known)
 
@@ -260,12 +251,11 @@ class Agent:
 
         https://docs.databricks.com/aws/en/machine-learning/model-serving/query-route-optimization
         """
-        query = (described.get("data_plane_info") or {}).get("query_info") or {}
-        url = query.get("endpoint_url") or described.get("endpoint_url")
-        details = query.get("authorization_details")
         login = route.transport.login
-        if not described.get("route_optimized") or not url or not details or not (yield Do(lambda: login.is_oauth)):
+        own = data_plane(described)
+        if own is None or not (yield Do(lambda: login.is_oauth)):
             return route  # endpoints from before September 2025 answer here too, and to any login
+        url, details = own
         check_encrypted(url)
         to_endpoint: Login = yield Do(lambda: login.for_endpoint(url, details))
         return replace(route, transport=Transport(to_endpoint, self._routes.verify_tls), url=url)

@@ -118,6 +118,29 @@ def test_an_endpoint_that_may_not_be_described_is_asked_no_more(status: int, ask
     assert gets(server) == (2 if asked_again else 1)
 
 
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"task": {"a": 1}},
+        {"task": "agent/v1/responses", "state": "READY"},
+        {"task": "agent/v1/responses", "route_optimized": True, "data_plane_info": "x"},
+        {"route_optimized": True, "data_plane_info": {"query_info": [1]}},
+        *(
+            {
+                "route_optimized": True,
+                "data_plane_info": {"query_info": {"endpoint_url": url, "authorization_details": "d"}},
+            }
+            for url in ("127.0.0.1:1/x", 5, "https://", "/x", None)
+        ),
+        {"endpoint_type": ["x"], "task": None},
+    ],
+)
+def test_a_description_in_another_form_fails_no_call(described: dict[str, Any], scripted: Make) -> None:
+    server = scripted(whole(ANSWER), describe=whole(described))
+    assert AgentTargetClient(server.target_uri).predict(endpoint="a", inputs="hi") == ANSWER
+    assert server.posts[0].path == "/serving-endpoints/a/invocations"
+
+
 def test_what_is_forgotten_is_asked_anew(scripted: Make) -> None:
     server = scripted(describe=DESCRIPTION)
     agent = agent_of(server)
