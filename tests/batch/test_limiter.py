@@ -91,8 +91,8 @@ def test_a_rate_that_was_raised_is_found() -> None:
     endpoint = Endpoint(rate=20, burst=10)
     limiter = Limiter(192, 0.0)
     run(200, endpoint, around(0.05), limiter)
-    assert limiter._bucket._rate_at(endpoint.now) == pytest.approx(20, rel=0.3)
-    assert limiter._bucket._rate_at(endpoint.now + 180) > 80
+    assert limiter._bucket.rate(endpoint.now) == pytest.approx(20, rel=0.3)
+    assert limiter._bucket.rate(endpoint.now + 180) > 80
 
 
 def test_the_number_in_flight_grows_while_answers_come_well() -> None:
