@@ -240,9 +240,9 @@ class AgentTargetClient(EndpointManagement):
             InvalidInputError: The inputs, an option or the journal can't be used, or the journal is of other inputs.
             AgentTargetError: What every row would share, or what one failed with if `on_error` is "raise".
         """
+        from mlflow_agent_target.batch.bar import observer_for
         from mlflow_agent_target.batch.mlflow_run import logged
         from mlflow_agent_target.batch.policy import BatchOptions
-        from mlflow_agent_target.batch.progress import observer_for
         from mlflow_agent_target.batch.run import run
         from mlflow_agent_target.batch.tables import Rows
 
