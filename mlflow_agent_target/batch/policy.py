@@ -1,13 +1,25 @@
-"""How a batch is run: what may be chosen, and checked before anything is sent."""
+"""How a batch is run, and what a row's end means for the row and for the run. Pure: the clock is passed in."""
 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.batch.records import IN_DOUBT, OK
+from mlflow_agent_target.errors import (
+    AgentTargetError,
+    AuthenticationError,
+    EndpointNotFoundError,
+    InterfaceMismatchError,
+    InvalidInputError,
+    PermissionDeniedError,
+)
 from mlflow_agent_target.http.retry import RetryPolicy
+
+# So often an address is tried where nothing has answered yet: then it is likely wrong.
+_TRIES_OF_A_NEW_ADDRESS = 3
 
 
 @dataclass(frozen=True)
@@ -49,3 +61,84 @@ class BatchOptions:
             raise InvalidInputError(f"on_error must be 'record' or 'raise', not {self.on_error!r}.")
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.retry_on):
             raise InvalidInputError(f"retry_on must be a class of errors or several, not {self.retry_on!r}.")
+
+    def sends_again(self, state: str) -> bool:
+        """Return whether a row is sent again that an earlier run left in this state."""
+        return state != OK and (state != IN_DOUBT or self.rerun_in_doubt)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether the agent has not run, and the endpoint may take the same request later."""
+    return isinstance(error, AgentTargetError) and error.retryable and not error.may_have_run
+
+
+def is_of_every_row(error: BaseException) -> bool:
+    """Return whether every other row would fail the same way, without reaching the agent."""
+    if isinstance(error, (AuthenticationError, PermissionDeniedError, EndpointNotFoundError)):
+        return True
+    if not isinstance(error, AgentTargetError) or isinstance(error, (InvalidInputError, InterfaceMismatchError)):
+        return False
+    # Such as a redirect, a certificate that is not trusted, a request that needs the other interface's key.
+    return not error.retryable and not error.may_have_run
+
+
+class FailurePolicy:
+    """Decides what follows from a failure: its row is sent again or has failed, or the whole run ends.
+
+    Args:
+        options: How the batch is run.
+    """
+
+    def __init__(self, options: BatchOptions) -> None:
+        self._options = options
+        self._has_answered = False
+        # The first refusal since the last answer. Time without requests doesn't count: rows that come slowly are no
+        # fault of the endpoint.
+        self._refusing_since: float | None = None
+
+    def answered(self) -> None:
+        """The endpoint answered, whatever it said, or was given the time to."""
+        self._refusing_since, self._has_answered = None, True
+
+    def ends_the_run(self, error: BaseException, now: float, unavailable_in_a_row: int) -> bool:
+        """Return whether a failure is not its row's, but every row's.
+
+        Args:
+            error: What an attempt ended in.
+            now: When it did.
+            unavailable_in_a_row: How often the endpoint was found unavailable since it last answered.
+        """
+        if not is_refusal(error):
+            return is_of_every_row(error)
+        if self._refusing_since is None:
+            self._refusing_since = now
+        is_new = not self._has_answered and unavailable_in_a_row >= _TRIES_OF_A_NEW_ADDRESS
+        is_wrong = is_new and getattr(error, "unreachable", False)
+        return is_wrong or now - self._refusing_since > self._options.total_timeout
+
+    def wait(self, error: BaseException, *, attempts: int, seconds: float) -> float | None:
+        """Return the seconds to wait before a row is sent again, None where it has failed for good.
+
+        A row that was refused waits for no time of its own: the limiter holds back every row.
+
+        Args:
+            error: What its last attempt ended in.
+            attempts: Attempts made so far, 1 or more.
+            seconds: Since the first of them.
+        """
+        options = self._options
+        if is_refusal(error):
+            most = options.retries.max_retries
+            return None if most == 0 or (attempts > most and seconds > options.total_timeout) else 0.0
+        is_named = isinstance(error, options.retry_on)
+        if is_named and not (isinstance(error, AgentTargetError) and error.retryable):
+            error = AgentTargetError("", retryable=True)  # the caller knows better
+        if not isinstance(error, AgentTargetError):
+            return None
+        return options.retries.wait(
+            error,
+            attempt=attempts,
+            remaining=options.total_timeout - seconds,
+            idempotent=is_named or options.idempotent,
+            random=random.random(),  # noqa: S311 (spreads the waits, guards nothing)
+        )

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
-import math
 import signal
 import tempfile
 import threading
@@ -18,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_agent_target.batch.journal import IN_DOUBT, OK, Claim, Journal, delete
+from mlflow_agent_target.batch.journal import Journal, delete
 from mlflow_agent_target.batch.policy import BatchOptions
 from mlflow_agent_target.batch.progress import Observer, Tally, watching
+from mlflow_agent_target.batch.records import row_claim
 from mlflow_agent_target.batch.results import BatchResult
 from mlflow_agent_target.batch.scheduler import Query, Scheduler, Task
-from mlflow_agent_target.batch.tables import Row, Rows, digest
+from mlflow_agent_target.batch.tables import Row, Rows
 from mlflow_agent_target.errors import InvalidInputError
 
 _logger = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def run(
         try:
             scheduler = Scheduler(query, record, options)
             with watching(lambda: scheduler.progress(rows.size), observers):
-                _drive(scheduler, _to_send(rows, record, scheduler.tally, options.rerun_in_doubt))
+                _drive(scheduler, _to_send(rows, record, scheduler.tally, options))
         finally:
             record.close()
         if scheduler.error is not None:
@@ -111,23 +110,23 @@ def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
             raise
 
 
-def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt: bool) -> Iterator[Task]:
+def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchOptions) -> Iterator[Task]:
     """Yield the rows that the journal does not have the end of, having compared those it knows."""
     known = record.known()
     ahead = next(known, None)
     count = 0
     for position, row in enumerate(rows):
         count = position + 1
-        claim = Claim(position, digest(row.inputs), _said(row.id))
+        claim = row_claim(position, row.id, row.inputs)
         if ahead is not None and ahead.position == position:
             if ahead.digest != claim.digest:
                 raise InvalidInputError(
                     f"Row {position} is not the one that the journal {str(record.path)!r} has there: that belongs to "
                     "other inputs. Name another file as the journal, or give the inputs in the same order."
                 )
-            has_ended = ahead.state == OK or (ahead.state == IN_DOUBT and not rerun_in_doubt)
+            is_sent = options.sends_again(ahead.state)
             ahead = next(known, None)
-            if has_ended:
+            if not is_sent:
                 tally.earlier += 1
                 continue
         yield Task(claim, row.inputs)
@@ -136,16 +135,6 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt:
             f"The inputs end after {count} rows, but the journal {str(record.path)!r} has more: that belongs to other "
             "inputs. Name another file as the journal."
         )
-
-
-def _said(id_: Any) -> str:
-    """Return a row's id as JSON, whatever it is: as text where it is nothing that JSON knows."""
-    if isinstance(id_, float) and math.isnan(id_):
-        return "null"  # a frame's missing id
-    try:
-        return json.dumps(id_, default=str, allow_nan=False)
-    except (TypeError, ValueError):
-        return json.dumps(str(id_))
 
 
 @contextlib.contextmanager

@@ -19,12 +19,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_agent_target.batch.journal import Claim, Journal, Outcome
+from mlflow_agent_target.batch.journal import Journal
 from mlflow_agent_target.batch.limiter import Limiter
-from mlflow_agent_target.batch.policy import BatchOptions
+from mlflow_agent_target.batch.policy import BatchOptions, FailurePolicy, is_refusal
 from mlflow_agent_target.batch.progress import Progress, Tally
-from mlflow_agent_target.batch.records import answer_outcome, error_outcome
-from mlflow_agent_target.batch.verdicts import Judge, is_refusal
+from mlflow_agent_target.batch.records import Claim, Outcome, answer_outcome, error_outcome
 from mlflow_agent_target.errors import AgentTargetError, RateLimitError
 from mlflow_agent_target.formats.answers import AgentResponse
 
@@ -64,7 +63,7 @@ class Scheduler:
         self._journal = journal
         self._options = options
         ceiling = options.concurrency or _CEILING
-        self._judge = Judge(options)
+        self._policy = FailurePolicy(options)
         self._limiter = Limiter(
             ceiling,
             time.monotonic(),
@@ -197,7 +196,7 @@ class Scheduler:
 
     def _answered(self, task: Task, outcome: Outcome, now: float) -> None:
         self._limiter.answered(now, task.sent_at)
-        self._judge.answered()
+        self._policy.answered()
         self._settle(outcome._replace(seconds=now - task.sent_at))
 
     def _failed_with(self, task: Task, error: BaseException, now: float) -> None:
@@ -206,13 +205,13 @@ class Scheduler:
             self._hold_back(task, error, now)
         else:
             self._limiter.answered(now, task.sent_at)
-        if self._judge.ends_the_run(error, now, self._limiter.unavailable_in_a_row):
+        if self._policy.ends_the_run(error, now, self._limiter.unavailable_in_a_row):
             self._released.append(task.claim.position)
             self._fail(error)
             return
         if not is_held_back:
-            self._judge.answered()
-        wait = self._judge.wait(error, attempts=task.attempts, seconds=now - task.first_sent)
+            self._policy.answered()
+        wait = self._policy.wait(error, attempts=task.attempts, seconds=now - task.first_sent)
         if wait is None:
             self._settle(error_outcome(task.claim, error, task.attempts, now - task.sent_at))
             if self._options.on_error == "raise":

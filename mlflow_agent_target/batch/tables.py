@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
+from mlflow_agent_target.errors import InvalidInputError
 
 # Columns that hold a row's inputs, where none is named: the two requests' own, and evaluation datasets'.
 _COLUMNS = ("input", "messages", "inputs")
@@ -180,22 +179,6 @@ _FILES: dict[str, Callable[[Rows, Path], Iterator[Row]]] = {
     ".jsonl": Rows._jsonl,
     ".parquet": Rows._parquet,
 }
-
-
-def digest(inputs: Any) -> bytes:
-    """Return what tells a row's inputs from others', whatever they are, in 16 bytes."""
-    try:
-        text = json.dumps(inputs, sort_keys=True, default=_say)
-    except Exception:  # whatever a caller's object raises: they will be refused, the same way the next time
-        text = type(inputs).__name__
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _say(value: Any) -> Any:
-    if isinstance(value, AgentTargetError):
-        return str(value)
-    dump = getattr(value, "model_dump", None) or getattr(value, "to_dict", None)
-    return dump() if callable(dump) else type(value).__name__
 
 
 def _cell(value: Any) -> Any:

@@ -18,18 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mlflow_agent_target import AgentTargetError, InvalidInputError
 from mlflow_agent_target.batch import journal as journal_module
-from mlflow_agent_target.batch.journal import (
-    FAILED,
-    IN_DOUBT,
-    OK,
-    RELEASED,
-    Claim,
-    Journal,
-    Outcome,
-    Reader,
-    delete,
-    discard,
-)
+from mlflow_agent_target.batch.journal import Journal, Reader, delete, discard
+from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, RELEASED, Claim, Outcome
 
 ABOUT = {"endpoint": "a", "target": "http://127.0.0.1:1"}
 
@@ -136,7 +126,8 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mlflow_agent_target.batch.journal import Claim, Journal\n"
+        "import sys\nfrom pathlib import Path\nfrom mlflow_agent_target.batch.journal import Journal\n"
+        "from mlflow_agent_target.batch.records import Claim\n"
         f"journal = Journal(Path({str(path)!r}), {ABOUT!r})\n"
         "journal.write([], [], [Claim(0, b'0', 'null')])\nprint('open', flush=True)\nsys.stdin.read()"
     )

@@ -11,7 +11,8 @@ import pandas
 import pytest
 
 from mlflow_agent_target import InvalidInputError
-from mlflow_agent_target.batch.tables import Rows, digest
+from mlflow_agent_target.batch.records import digest
+from mlflow_agent_target.batch.tables import Rows
 from tests.conftest import user
 
 MESSAGES = [user("hi"), {"role": "assistant", "content": "yes?"}, user("and?")]
