@@ -118,7 +118,7 @@ class AgentTargetClient(EndpointManagement):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        from mlflow_agent_target.batch.cells import is_frame
+        from mlflow_agent_target.batch.tables import is_frame
 
         agent = self._endpoint(deployment_name, endpoint)
         if is_frame(inputs):
@@ -134,12 +134,13 @@ class AgentTargetClient(EndpointManagement):
         return answer
 
     def _predict_frame(self, endpoint: str | None, frame: Any) -> Any:
-        from mlflow_agent_target.batch.cells import frame_of, requests_of
+        from mlflow_agent_target.batch.exports import to_scored_frame
+        from mlflow_agent_target.batch.tables import requests_of
 
         result = self.predict_batch(endpoint, requests_of(frame), progress=False, mlflow_run=False)
         if result.interrupted:
             raise KeyboardInterrupt
-        return frame_of(result, frame)
+        return to_scored_frame(result, frame)
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None

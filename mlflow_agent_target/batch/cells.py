@@ -1,16 +1,21 @@
-"""pandas in, pandas out: the rows of a DataFrame as requests, outcomes as a DataFrame. Only its calls need pandas."""
+"""What a cell or a record of a table means: a payload, a question, a setting that goes along, an id. Pure.
+
+Two calls take tables, and each reads them in its own way. `predict_batch` sends one column, and keeps one as the rows'
+ids (`Row` and what makes one). `predict` with a DataFrame sends rows with their settings (`requests`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from mlflow_agent_target.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from mlflow_agent_target.batch.results import BatchRow
-
 _KEYS = ("input", "messages")
+# Columns that hold a row's inputs, where none is named: the two requests' own, and that of evaluation datasets.
+_INPUT_COLUMNS = (*_KEYS, "inputs")
+_ID = "id"
 # Columns that go with their row. No others do: what the right answer is must not reach the agent.
 _SETTINGS = {
     "custom_inputs",
@@ -73,92 +78,167 @@ _MESSAGE = {
 }
 
 
-def is_frame(inputs: Any) -> bool:
-    """Return whether `inputs` is a pandas DataFrame or Series, without importing pandas."""
-    return hasattr(inputs, "iloc") and hasattr(inputs, "index")
+class Row(NamedTuple):
+    """A row of a batch: its id and what to ask; an error in that place where it can't be read."""
+
+    id: Any
+    inputs: Any
 
 
-def requests_of(frame: Any) -> list[Any]:
-    """Return the requests that a frame holds: one a row, or one for a conversation that is spread over its rows.
+def columns_of(names: list[Any], column: str | None, id_column: str | None, table: str) -> tuple[Any, Any]:
+    """Return the column that holds the inputs, and the one that holds the ids; None for that where there is none.
 
     Args:
-        frame: A DataFrame with a column `input` or `messages` (a list, or a text, a row; or a message a row), with
-            columns `role` and `content` (a message a row), with a column `inputs` (a request a row), or with one
-            column of questions. The settings of a request (`custom_inputs`, `context`, `temperature`, ...) go with
-            their row; no other column does: expectations, labels and ids are not sent. Or a Series of requests or
-            questions.
+        names: The table's columns.
+        column: The one that the caller named for the inputs; None for the known ones.
+        id_column: The one that the caller named for the ids; None for `id`, where there is one.
+        table: What errors call the table.
 
     Raises:
-        InvalidInputError: It is not clear what the frame's columns mean.
+        InvalidInputError: The table doesn't have a column that was named, or it is not clear which one is meant.
     """
-    if not hasattr(frame, "columns"):
-        return [_question(cell) for cell in map(_plain, frame)]
-    if not frame.columns.is_unique:
-        raise InvalidInputError(f"The DataFrame has columns of the same name: {_names(frame)}. Name each differently.")
-    cells = {str(name): frame[name] for name in frame.columns}
-    if any(key in cells for key in _KEYS):
-        return _by_key(_rows(cells, {*_KEYS, *_SETTINGS}))
-    if "role" in cells:
-        if others := cells.keys() - _MESSAGE:
+    for named in (column, id_column):
+        if named is not None and named not in names:
+            raise InvalidInputError(f"{table} has no column {named!r}; it has {names}.")
+    if column is None:
+        found = [name for name in _INPUT_COLUMNS if name in names]
+        if len(found) != 1:
+            has = "more than one of" if found else "none of"
+            raise InvalidInputError(
+                f"{table} has {has} the columns {', '.join(map(repr, _INPUT_COLUMNS))}; it has {names}. Name the one "
+                "that holds the inputs: column=..."
+            )
+        column = found[0]
+    id_column = id_column or (_ID if _ID in names else None)
+    for name in (column, id_column):
+        if names.count(name) > 1:
+            raise InvalidInputError(f"{table} has more than one column {name!r}. Name each differently.")
+    return column, id_column
+
+
+def row_of_item(item: Any, column: str | None, id_column: str | None) -> Row:
+    """Return an element of the caller's iterable as a row. Only a named id is looked for."""
+    if column or _is_evaluation_record(item):
+        return _row_of_record(item, column, id_column)
+    return Row(plain(item.get(id_column)) if id_column and isinstance(item, Mapping) else None, item)
+
+
+def row_of_line(value: Any, column: str | None, id_column: str | None) -> Row:
+    """Return what a line of a JSONL file holds as a row. The id is no part of what is sent."""
+    if not isinstance(value, dict):
+        return Row(None, value)
+    id_column = id_column or _ID
+    if column or _is_evaluation_record(value):
+        return _row_of_record(value, column, id_column)
+    inputs = {key: item for key, item in value.items() if key != id_column}
+    return Row(value.get(id_column), inputs)
+
+
+def _is_evaluation_record(value: Any) -> bool:
+    """Return whether a mapping holds its inputs in one field, beside labels, and is not itself a payload."""
+    return isinstance(value, Mapping) and "inputs" in value and not any(key in value for key in _KEYS)
+
+
+def _row_of_record(record: Any, column: str | None, id_column: str | None) -> Row:
+    column = column or "inputs"
+    if not isinstance(record, Mapping) or column not in record:
+        given = sorted(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
+        return Row(None, InvalidInputError(f"The row has no {column!r}, but {given}."))
+    return Row(plain(record.get(id_column)) if id_column else None, inputs_of(record[column]))
+
+
+def inputs_of(cell: Any) -> Any:
+    """Return a cell as what `predict` takes: text may be a payload as JSON, a dict may be a question under a name."""
+    value = plain(cell)
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        if isinstance(parsed, dict) or (
+            parsed and isinstance(parsed, list) and all(isinstance(item, dict) for item in parsed)
+        ):
+            value = parsed
+    if isinstance(value, dict) and len(value) == 1 and not any(key in value for key in _KEYS):
+        (only,) = value.values()  # {"question": "..."}
+        return only if isinstance(only, (str, list)) else value
+    return value
+
+
+def plain(value: Any, nulls: Literal["keep", "drop", "drop_in_structs"] = "keep") -> Any:
+    """Return numpy's values and Spark's rows, which tables hold, as Python's own.
+
+    Args:
+        value: A cell, or what is in one.
+        nulls: What becomes of keys whose value is None. Where only some structs of a column have a field, Arrow and
+            Spark add it to the others as null. "drop_in_structs" drops those keys where the values come from Arrow or
+            Spark, as arrays and rows, and keeps them in dicts that are Python's own.
+    """
+    within = "drop" if nulls == "drop_in_structs" else nulls
+    if hasattr(value, "asDict"):
+        return plain(value.asDict(), within)
+    if isinstance(value, dict):
+        items = {key: plain(item, nulls) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not None} if nulls == "drop" else items
+    if isinstance(value, (list, tuple)):
+        return [plain(item, nulls) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist(), within)
+    return value
+
+
+def requests(columns: Mapping[str, Iterable[Any]]) -> list[Any]:
+    """Return the requests that a table holds: one a row, or one for a conversation that is spread over its rows.
+
+    Args:
+        columns: The table's columns by name. Cells are plain values; one that is missing is None.
+
+    Raises:
+        InvalidInputError: It is not clear what the columns mean.
+    """
+    if any(key in columns for key in _KEYS):
+        return _requests_by_key(_rows(columns, {*_KEYS, *_SETTINGS}))
+    if "role" in columns:
+        if others := columns.keys() - _MESSAGE:
             raise InvalidInputError(
                 f"The DataFrame's rows are messages, of which {', '.join(map(repr, sorted(others)))} is no part. Drop "
                 "it, or give a list of messages a row, in a column 'messages'."
             )
-        messages = _rows(cells, _MESSAGE)
+        messages = _rows(columns, _MESSAGE)
         return [messages] if messages else []
-    if "inputs" in cells:
-        return [_question(cell) for cell in map(_plain, cells["inputs"])]
-    asked = [name for name in cells if name != "id" and name not in _SETTINGS]
+    if "inputs" in columns:
+        return list(map(question, columns["inputs"]))
+    asked = [name for name in columns if name != _ID and name not in _SETTINGS]
     if len(asked) != 1:
         raise InvalidInputError(
-            f"The DataFrame has the columns {_names(frame)}, and it is not clear which of them is the question. Name "
-            "it 'input'."
+            f"The DataFrame has the columns {', '.join(map(repr, columns))}, and it is not clear which of them is the "
+            "question. Name it 'input'."
         )
-    cells["input"] = cells.pop(asked[0])
-    return _by_key(_rows(cells, {"input", *_SETTINGS}))
+    settings = {name: cells for name, cells in columns.items() if name in _SETTINGS}
+    return _requests_by_key(_rows({**settings, "input": columns[asked[0]]}, {"input", *_SETTINGS}))
 
 
-def frame_of(outcomes: Sequence[BatchRow], frame: Any) -> Any:
-    """Return what came of a frame's requests as a DataFrame.
-
-    Args:
-        outcomes: What came of each request of `requests_of(frame)`, in that order.
-        frame: The frame itself.
-
-    Returns:
-        A DataFrame on the index of `frame` (its first label, for a conversation spread over its rows) with the columns
-        `output_text`, `response` (the answer as a dict), `error` ("ErrorClass: message", or None) and `request_id`,
-        after the `id` of `frame`, where it has one.
-    """
-    import pandas
-
-    columns = {
-        "output_text": [row.output_text for row in outcomes],
-        "response": [None if row.response is None else dict(row.response) for row in outcomes],
-        "error": [f"{row.error}: {row.error_message}" if row.error else None for row in outcomes],
-        "request_id": [row.request_id for row in outcomes],
-    }
-    scored = pandas.DataFrame(columns, index=frame.index[: len(outcomes)], dtype=object)
-    if "id" in getattr(frame, "columns", ()) and len(outcomes) == len(frame):
-        scored.insert(0, "id", frame["id"])
-    return scored
+def question(cell: Any) -> Any:
+    """Return a cell as inputs: a number is a question that pandas.read_json took for one."""
+    return str(cell) if isinstance(cell, (int, float)) else cell
 
 
-def _rows(cells: dict[str, Any], names: Container[str]) -> list[dict[str, Any]]:
+def _rows(columns: Mapping[str, Iterable[Any]], names: Container[str]) -> list[dict[str, Any]]:
     """Return the named columns as rows, without the cells that are missing."""
-    columns = {name: map(_plain, column) for name, column in cells.items() if name in names}
+    wanted = {name: cells for name, cells in columns.items() if name in names}
     return [
-        {name: cell for name, cell in zip(columns, row, strict=True) if cell is not None}
-        for row in zip(*columns.values(), strict=True)
+        {name: cell for name, cell in zip(wanted, row, strict=True) if cell is not None}
+        for row in zip(*wanted.values(), strict=True)
     ]
 
 
-def _by_key(rows: list[dict[str, Any]]) -> list[Any]:
+def _requests_by_key(rows: list[dict[str, Any]]) -> list[Any]:
+    """Return rows with `input` or `messages` as requests: a list or text a row, or a message a row."""
     given = [(key, row[key]) for row in rows for key in _KEYS if key in row]
-    spread = [isinstance(cell, dict) and ("role" in cell or "type" in cell) for _, cell in given]
-    if not any(spread):
+    is_message = [isinstance(cell, dict) and ("role" in cell or "type" in cell) for _, cell in given]
+    if not any(is_message):
         return [{**row, **{key: _messages(row[key]) for key in _KEYS if key in row}} for row in rows]
-    if not all(spread) or len(given) != len(rows) or len({key for key, _ in given}) != 1:
+    if not all(is_message) or len(given) != len(rows) or len({key for key, _ in given}) != 1:
         raise InvalidInputError(
             "Some rows of the DataFrame hold a message, others something else. Give a list of messages a row, or one "
             "conversation with a message a row."
@@ -174,36 +254,5 @@ def _by_key(rows: list[dict[str, Any]]) -> list[Any]:
 
 
 def _messages(cell: Any) -> Any:
-    # What looks like a number, pandas.read_json has made one.
-    return [{"role": "user", "content": str(cell)}] if isinstance(cell, (str, int, float)) else cell
-
-
-def _question(cell: Any) -> Any:
-    return str(cell) if isinstance(cell, (int, float)) else cell
-
-
-def _plain(cell: Any) -> Any:
-    """Return a cell without numpy, pandas and Spark's rows in it; None where it is missing."""
-    import pandas
-
-    if pandas.api.types.is_scalar(cell) and pandas.isna(cell):
-        return None
-    return _plain_value(cell)
-
-
-def _plain_value(value: Any, in_array: bool = False) -> Any:
-    if hasattr(value, "asDict"):  # a struct, as Spark gives it
-        value, in_array = value.asDict(), True
-    if isinstance(value, dict):
-        # Structs have all the fields of their column: in those, as in cells, what is null is missing.
-        values = {key: _plain_value(item, in_array) for key, item in value.items()}
-        return {key: item for key, item in values.items() if item is not None} if in_array else values
-    if isinstance(value, (list, tuple)):
-        return [_plain_value(item, in_array) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain_value(value.tolist(), in_array=True)
-    return value
-
-
-def _names(frame: Any) -> str:
-    return ", ".join(repr(str(name)) for name in frame.columns)
+    cell = question(cell)
+    return [{"role": "user", "content": cell}] if isinstance(cell, str) else cell

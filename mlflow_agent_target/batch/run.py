@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow_agent_target.batch.cells import Row
 from mlflow_agent_target.batch.journal import Journal, delete
 from mlflow_agent_target.batch.policy import BatchOptions
 from mlflow_agent_target.batch.progress import Observer, Tally, watching
 from mlflow_agent_target.batch.records import row_claim
 from mlflow_agent_target.batch.results import BatchResult
 from mlflow_agent_target.batch.scheduler import Query, Scheduler, Task
-from mlflow_agent_target.batch.tables import Row, Rows
+from mlflow_agent_target.batch.tables import Rows
 from mlflow_agent_target.errors import InvalidInputError
 
 _logger = logging.getLogger(__name__)

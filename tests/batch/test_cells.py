@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_agent_target import AgentTargetClient, AuthenticationError, InvalidInputError
-from mlflow_agent_target.batch.cells import is_frame, requests_of
+from mlflow_agent_target.batch.tables import is_frame, requests_of
 from mlflow_agent_target.server import LocalServer
 from tests.conftest import user
 from tests.scripted import ScriptedServer, whole
