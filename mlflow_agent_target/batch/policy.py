@@ -18,6 +18,8 @@ from mlflow_agent_target.errors import (
 )
 from mlflow_agent_target.http.retry import RetryPolicy
 
+# The platform limits a workspace's requests in flight, by region; this is the lowest of those limits.
+_CEILING = 192
 # So often an address is tried where nothing has answered yet: then it is likely wrong.
 _TRIES_OF_A_NEW_ADDRESS = 3
 
@@ -62,6 +64,11 @@ class BatchOptions:
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.retry_on):
             raise InvalidInputError(f"retry_on must be a class of errors or several, not {self.retry_on!r}.")
 
+    @property
+    def ceiling(self) -> int:
+        """The most requests that are ever in flight."""
+        return self.concurrency or _CEILING
+
     def sends_again(self, state: str) -> bool:
         """Return whether a row is sent again that an earlier run left in this state."""
         return state != OK and (state != IN_DOUBT or self.rerun_in_doubt)
@@ -82,8 +89,29 @@ def is_of_every_row(error: BaseException) -> bool:
     return not error.retryable and not error.may_have_run
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What follows from a failed attempt.
+
+    Attributes:
+        wait: Seconds until the row is sent again; None where it is not, in this run.
+        is_released: Whether the row is recorded as one for which the agent has not run, so that the next run may send
+            it without a doubt.
+        ends_the_run: Whether nothing more is sent, and the error is raised.
+    """
+
+    wait: float | None = None
+    is_released: bool = False
+    ends_the_run: bool = False
+
+    @property
+    def fails_the_row(self) -> bool:
+        """Whether the error is the row's outcome."""
+        return self.wait is None and not self.is_released
+
+
 class FailurePolicy:
-    """Decides what follows from a failure: its row is sent again or has failed, or the whole run ends.
+    """Decides what follows from failed attempts.
 
     Args:
         options: How the batch is run.
@@ -100,36 +128,43 @@ class FailurePolicy:
         """The endpoint answered, whatever it said, or was given the time to."""
         self._refusing_since, self._has_answered = None, True
 
-    def ends_the_run(self, error: BaseException, now: float, unavailable_in_a_row: int) -> bool:
-        """Return whether a failure is not its row's, but every row's.
+    def failed(
+        self, error: BaseException, now: float, *, attempts: int, seconds: float, unavailable_in_a_row: int
+    ) -> Decision:
+        """Return what follows from a failed attempt.
 
         Args:
-            error: What an attempt ended in.
-            now: When it did.
+            error: What it ended in.
+            now: When it ended.
+            attempts: Attempts at its row so far, 1 or more.
+            seconds: Since the first of them.
             unavailable_in_a_row: How often the endpoint was found unavailable since it last answered.
         """
-        if not is_refusal(error):
-            return is_of_every_row(error)
+        if is_refusal(error):
+            if self._is_out_of_reach(error, now, unavailable_in_a_row):
+                return Decision(is_released=True, ends_the_run=True)
+            most = self._options.retries.max_retries
+            if most and (attempts <= most or seconds <= self._options.total_timeout):
+                # It waits for no time of its own: the limiter holds back every row.
+                return Decision(wait=0.0, is_released=True)
+        elif is_of_every_row(error):
+            return Decision(is_released=True, ends_the_run=True)
+        else:
+            self.answered()
+            if (wait := self._wait(error, attempts, seconds)) is not None:
+                return Decision(wait)
+        return Decision(ends_the_run=self._options.on_error == "raise")
+
+    def _is_out_of_reach(self, error: BaseException, now: float, unavailable_in_a_row: int) -> bool:
         if self._refusing_since is None:
             self._refusing_since = now
         is_new = not self._has_answered and unavailable_in_a_row >= _TRIES_OF_A_NEW_ADDRESS
         is_wrong = is_new and getattr(error, "unreachable", False)
         return is_wrong or now - self._refusing_since > self._options.total_timeout
 
-    def wait(self, error: BaseException, *, attempts: int, seconds: float) -> float | None:
-        """Return the seconds to wait before a row is sent again, None where it has failed for good.
-
-        A row that was refused waits for no time of its own: the limiter holds back every row.
-
-        Args:
-            error: What its last attempt ended in.
-            attempts: Attempts made so far, 1 or more.
-            seconds: Since the first of them.
-        """
+    def _wait(self, error: BaseException, attempts: int, seconds: float) -> float | None:
+        """Return the seconds until a row is sent again for which the agent may have run; None for never."""
         options = self._options
-        if is_refusal(error):
-            most = options.retries.max_retries
-            return None if most == 0 or (attempts > most and seconds > options.total_timeout) else 0.0
         is_named = isinstance(error, options.retry_on)
         if is_named and not (isinstance(error, AgentTargetError) and error.retryable):
             error = AgentTargetError("", retryable=True)  # the caller knows better
