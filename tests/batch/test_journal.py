@@ -54,6 +54,33 @@ def test_it_knows_what_was_written(tmp_path: Path) -> None:
     again.close()
 
 
+VERSION_1 = """CREATE TABLE rows (
+    position INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL,
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    response TEXT,
+    output_text TEXT,
+    error TEXT,
+    error_message TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    seconds REAL,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    total_tokens INTEGER,
+    request_id TEXT
+)"""
+
+
+def test_the_format_is_that_of_version_1(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    Journal(path, ABOUT).close()
+    made = Reader(path).select("SELECT sql FROM sqlite_master")
+    assert [sql for (sql,) in made if sql.startswith("CREATE TABLE rows")] == [VERSION_1]
+    assert Reader(path).select("PRAGMA user_version") == [(1,)]
+    assert Reader(path).select("PRAGMA application_id") == [(int.from_bytes(b"agjl", "big"),)]
+
+
 def text_file(path: Path) -> None:
     path.write_text("questions, not answers\n" * 100, encoding="utf-8")
 
