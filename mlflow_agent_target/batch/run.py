@@ -1,6 +1,6 @@
-"""Many rows: asked once each, a bounded window in flight, every outcome recorded, resumed where it stopped.
+"""Runs a batch: rows, journal, scheduler and result put together, and Ctrl-C.
 
-The caller's thread reads the rows, some ahead of what is sent; the scheduler's thread does the rest.
+The caller's thread reads the rows, a little ahead of what is sent; the scheduler's thread does the rest.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ def run(
     """Ask once for each row and record what comes of it.
 
     Args:
-        query: Asks for one row, once: without retries of its own.
+        query: Asks the endpoint for one row, without retries of its own.
         rows: What to ask.
         journal: The file to record in, and to go on from; None for a temporary one.
         about: What the journal belongs to, such as the endpoint.
-        options: How.
+        options: How the batch is run.
         observers: Told from time to time how it goes.
 
     Returns:
-        An outcome for each row; after Ctrl-C, for those that were sent.
+        What came of each row; after Ctrl-C, of those that were sent.
 
     Raises:
         InvalidInputError: The journal belongs to other rows, or can't be used.
-        AgentTargetError: What every row would share, or, with `on_error="raise"`, what one row failed with. What had
-            ended is in the journal, and the same call goes on from there.
+        AgentTargetError: A failure that every row would share, or, with `on_error="raise"`, the one of a row. Rows that
+            had ended are in the journal, and the same call goes on from there.
     """
     started = time.monotonic()
     path = journal if journal is not None else _temporary()
@@ -92,7 +92,7 @@ def _temporary() -> Path:
 
 
 def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
-    """Read the rows, in the caller's own thread, and see the scheduler to its end."""
+    """Feed the scheduler, in the caller's own thread, and wait for its end."""
     with _ctrl_c(scheduler.interrupt):
         scheduler.start()
         try:
@@ -102,7 +102,7 @@ def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
             scheduler.close()
             scheduler.wait()
         except Exception:
-            # The rows could not be read: what is in flight ends in good order.
+            # The rows could not be read. What is in flight is still waited for.
             scheduler.stop()
             scheduler.wait()
             raise
@@ -112,7 +112,11 @@ def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
 
 
 def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchOptions) -> Iterator[Task]:
-    """Yield the rows that the journal does not have the end of, having compared those it knows."""
+    """Yield the rows that are to be sent. Those that the journal knows are compared with what it has.
+
+    Raises:
+        InvalidInputError: The journal belongs to other rows.
+    """
     known = record.known()
     ahead = next(known, None)
     count = 0
@@ -143,7 +147,7 @@ def _ctrl_c(first: Callable[[], None]) -> Iterator[None]:
     """Call `first` at the first Ctrl-C; raise KeyboardInterrupt at the second."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # somebody else's to handle
+        yield  # Python lets only the main thread handle signals, and a program's own handler is left alone
         return
     count = itertools.count()
 

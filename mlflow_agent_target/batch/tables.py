@@ -26,7 +26,7 @@ _ROWS_AT_A_TIME = 256
 
 
 class Rows:
-    """A batch's rows, to be read once.
+    """A batch's rows, which can be read once.
 
     Args:
         inputs: Any iterable of what `predict` takes, a pandas DataFrame or Series, or the name of a CSV, JSONL or
@@ -85,7 +85,7 @@ class Rows:
         return read(self, path)
 
     def _csv(self, path: Path) -> Iterator[Row]:
-        csv.field_size_limit(1 << 30)
+        csv.field_size_limit(1 << 30)  # a long conversation is longer than its own limit, 128 kB
         file = path.open(encoding="utf-8-sig", newline="")
         records = csv.DictReader(file)
         with _reading(path):
