@@ -58,6 +58,17 @@ def test_options_that_cannot_be_used_say_why(options: dict[str, Any], says: str)
         BatchOptions(**options)
 
 
+def test_what_is_not_chosen() -> None:
+    options = BatchOptions()
+    assert (options.on_error, options.retry_on, options.idempotent, options.rerun_in_doubt) == (
+        "record",
+        (),
+        False,
+        True,
+    )
+    assert (options.retries, options.total_timeout) == (RetryPolicy(), 600.0)
+
+
 @pytest.mark.parametrize("rerun_in_doubt", [True, False])
 def test_rows_of_earlier_runs_are_sent_again_unless_they_are_ok(rerun_in_doubt: bool) -> None:
     options = BatchOptions(rerun_in_doubt=rerun_in_doubt)

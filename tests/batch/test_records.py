@@ -9,9 +9,12 @@ import pytest
 
 from mlflow_agent_target import AgentError, AgentResponse, InvalidInputError
 from mlflow_agent_target.batch.records import (
+    CLAIMED,
     COLUMNS,
     FAILED,
+    IN_DOUBT,
     OK,
+    RELEASED,
     SHOWN,
     SHOWN_NAMES,
     TOKENS,
@@ -32,6 +35,19 @@ def test_the_columns_are_an_outcomes_fields() -> None:
     assert tuple(COLUMNS) == Outcome._fields
     assert Outcome._fields[:3] == Claim._fields
     assert TOKENS == ("input_tokens", "output_tokens", "total_tokens")
+
+
+def test_the_journal_has_them_as_it_always_had() -> None:
+    assert [f"{name} {column.sql}" for name, column in COLUMNS.items()] == [
+        *("position INTEGER PRIMARY KEY", "digest BLOB NOT NULL", "id TEXT NOT NULL", "state TEXT NOT NULL"),
+        *("response TEXT", "output_text TEXT", "error TEXT", "error_message TEXT"),
+        *("attempts INTEGER NOT NULL DEFAULT 0", "seconds REAL"),
+        *("input_tokens INTEGER", "output_tokens INTEGER", "total_tokens INTEGER", "request_id TEXT"),
+    ]
+
+
+def test_states_are_what_journals_of_earlier_versions_hold() -> None:
+    assert (OK, FAILED, IN_DOUBT, CLAIMED, RELEASED) == ("ok", "failed", "in_doubt", "claimed", "released")
 
 
 def test_results_show_all_but_the_digest() -> None:
