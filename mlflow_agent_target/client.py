@@ -76,7 +76,7 @@ class AgentTargetClient(EndpointManagement):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        from mlflow_agent_target.batch.frames import is_frame
+        from mlflow_agent_target.batch.tables import is_frame
 
         agent = self._access.endpoint(deployment_name, endpoint)
         if is_frame(inputs):
@@ -92,12 +92,13 @@ class AgentTargetClient(EndpointManagement):
         return answer
 
     def _predict_frame(self, endpoint: str | None, frame: Any) -> Any:
-        from mlflow_agent_target.batch.frames import frame_of, requests_of
+        from mlflow_agent_target.batch.exports import to_scored_frame
+        from mlflow_agent_target.batch.tables import requests_of
 
         result = self.predict_batch(endpoint, requests_of(frame), progress=False, mlflow_run=False)
         if result.interrupted:
             raise KeyboardInterrupt
-        return frame_of(result, frame)
+        return to_scored_frame(result, frame)
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -198,9 +199,9 @@ class AgentTargetClient(EndpointManagement):
             InvalidInputError: The inputs, an option or the journal can't be used, or the journal is of other inputs.
             AgentTargetError: What every row would share, or what one failed with if `on_error` is "raise".
         """
+        from mlflow_agent_target.batch.bar import observer_for
         from mlflow_agent_target.batch.mlflow_run import logged
         from mlflow_agent_target.batch.policy import BatchOptions
-        from mlflow_agent_target.batch.progress import observer_for
         from mlflow_agent_target.batch.run import run
         from mlflow_agent_target.batch.tables import Rows
 

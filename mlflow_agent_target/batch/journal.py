@@ -1,8 +1,9 @@
-"""SQLite: every row's state and outcome. Survives a killed process.
+"""SQLite: every row's state and outcome, so that they outlive a process that is killed.
 
-A row is claimed before it is sent and settled when it has ended. Both are written in groups, one transaction each, so
-that a claim costs little; what is committed outlives the process (WAL). A row that is claimed when a journal is opened
-was in flight when its process ended: the agent may have run for it or not, and it is in doubt from then on.
+A row is claimed before it is sent, and settled when it has ended. Claims and outcomes are written in groups, one
+transaction each, so that they cost little; what is committed outlives the process (WAL). A row that is still claimed
+when a journal is opened was in flight when its process ended: the agent may have run for it or not. From then on the
+row is in doubt.
 """
 
 from __future__ import annotations
@@ -14,88 +15,36 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mlflow_agent_target.batch.records import CLAIMED, COLUMNS, FAILED, IN_DOUBT, RELEASED, Claim, Known, Outcome
 from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
-
-OK, FAILED, IN_DOUBT, CLAIMED, RELEASED = "ok", "failed", "in_doubt", "claimed", "released"
 
 _APPLICATION_ID = 0x61676A6C  # "agjl", so that other databases are told from journals
 _VERSION = 1
 _KNOWN_AT_A_TIME = 1000
-_SCHEMA = """
-CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE rows (
-    position INTEGER PRIMARY KEY,
-    digest BLOB NOT NULL,
-    id TEXT NOT NULL,
-    state TEXT NOT NULL,
-    response TEXT,
-    output_text TEXT,
-    error TEXT,
-    error_message TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    seconds REAL,
-    input_tokens INTEGER,
-    output_tokens INTEGER,
-    total_tokens INTEGER,
-    request_id TEXT
-);
-CREATE INDEX failed ON rows (position) WHERE state = 'failed';
-"""
-
-
-class Claim(NamedTuple):
-    """A row that is about to be sent."""
-
-    position: int
-    digest: bytes
-    id: str
-
-
-class Outcome(NamedTuple):
-    """How a row ended: the columns of `rows`."""
-
-    position: int
-    digest: bytes
-    id: str
-    state: str
-    response: str | None = None
-    output_text: str | None = None
-    error: str | None = None
-    error_message: str | None = None
-    attempts: int = 0
-    seconds: float | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
-    request_id: str | None = None
-
-
-class Known(NamedTuple):
-    """What a journal knows of a row from earlier runs."""
-
-    position: int
-    digest: bytes
-    state: str
-
-
-_COLUMNS = ", ".join(Outcome._fields)
+# The format of version 1: a journal that was begun by one version of this package is gone on with by the next.
+_SCHEMA = (
+    "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE rows (\n    " + ",\n    ".join(f"{name} {column.sql}" for name, column in COLUMNS.items()) + "\n)",
+    f"CREATE INDEX failed ON rows (position) WHERE state = '{FAILED}'",
+)
 _CLAIM = (
-    f"INSERT INTO rows (position, digest, id, state) VALUES (?, ?, ?, '{CLAIMED}') "
+    f"INSERT INTO rows ({', '.join(Claim._fields)}, state) VALUES (?, ?, ?, '{CLAIMED}') "
     "ON CONFLICT (position) DO UPDATE SET state = excluded.state"
 )
 _RELEASE = f"UPDATE rows SET state = '{RELEASED}' WHERE position = ?"
-_SETTLE = f"INSERT OR REPLACE INTO rows ({_COLUMNS}) VALUES ({', '.join('?' * len(Outcome._fields))})"
+_SETTLE = f"INSERT OR REPLACE INTO rows ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_KNOWN = f"SELECT {', '.join(Known._fields)} FROM rows WHERE position > ? AND position < ? ORDER BY position LIMIT ?"
 
 
 class Journal:
-    """A journal that is open for writing, by this process alone. Used by any thread.
+    """A journal that is open for writing, by this process alone. Any thread may use it.
 
     Args:
         path: The file; made where there is none.
         run: What the journal belongs to, such as the endpoint. A journal of something else is refused.
-        durable: False for a file that is thrown away with its process: nothing is claimed in it.
+        durable: False for a file that is deleted after the run: no claims are written, and nothing waits for the disk.
 
     Raises:
         InvalidInputError: The file can't be used: it is no journal, belongs to another run, is in use, or can't be
@@ -121,7 +70,7 @@ class Journal:
         if not self._durable:
             execute("PRAGMA journal_mode = OFF")
             execute("PRAGMA synchronous = OFF")
-        # The operating system's lock on the file, which ends with the process however that ends.
+        # A lock of the operating system's, so that it ends with the process, however that ends.
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("BEGIN EXCLUSIVE")
         try:
@@ -133,10 +82,10 @@ class Journal:
                 execute("ROLLBACK")
             raise
         if self._durable:
-            # After the check, since it would change a database that is none of ours.
+            # Only after the check: WAL would change a database that is not ours.
             execute("PRAGMA journal_mode = WAL")
             execute("PRAGMA synchronous = NORMAL")
-        #: How many rows from the first are known, settled or not.
+        #: All rows that are known, settled or not, have a position below this.
         self.known_until: int = execute("SELECT coalesce(max(position) + 1, 0) FROM rows").fetchone()[0]
 
     def _check_or_make(self, run: str) -> None:
@@ -144,7 +93,7 @@ class Journal:
         application_id = execute("PRAGMA application_id").fetchone()[0]
         version = execute("PRAGMA user_version").fetchone()[0]
         if not application_id and not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
+            for statement in _SCHEMA:
                 execute(statement)
             execute("INSERT INTO run VALUES ('run', ?)", (run,))
             execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -170,22 +119,23 @@ class Journal:
             )
 
     def known(self) -> Iterator[Known]:
-        """Yield what earlier runs left, in order; a part at a time, so that it may be read while rows are written."""
+        """Yield what earlier runs left, in order. It is read in parts, so that rows may be written meanwhile."""
         until = -1
         while until < self.known_until:
             with self._lock:
-                found = self._connection.execute(
-                    "SELECT position, digest, state FROM rows WHERE position > ? AND position < ? "
-                    "ORDER BY position LIMIT ?",
-                    (until, self.known_until, _KNOWN_AT_A_TIME),
-                ).fetchall()
+                found = self._connection.execute(_KNOWN, (until, self.known_until, _KNOWN_AT_A_TIME)).fetchall()
             if not found:
                 return
             yield from map(Known._make, found)
             until = found[-1][0]
 
     def write(self, settled: Sequence[Outcome], released: Sequence[int], claimed: Sequence[Claim]) -> None:
-        """Write outcomes, claims that are given back because the agent has not run, and new claims: all or nothing.
+        """Write all of this or nothing.
+
+        Args:
+            settled: Outcomes of rows that have ended.
+            released: Positions of rows that were claimed, and for which the agent has certainly not run.
+            claimed: Rows that are about to be sent.
 
         Raises:
             AgentTargetError: It can't be written, as when the disk is full. The journal is as it was before.
@@ -209,7 +159,7 @@ class Journal:
                 ) from error
 
     def close(self) -> None:
-        """Close the file, for others to use, as one file that can be copied."""
+        """Close the file. It is one file then, that others may use and copy."""
         with self._lock:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA journal_mode = DELETE")
@@ -217,7 +167,7 @@ class Journal:
 
 
 class Reader:
-    """Reads a journal that nobody is writing to. Holds nothing open, so that the next run may have it."""
+    """Reads a journal that nobody is writing to. Keeps it closed in between, so that the next run may open it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -268,8 +218,8 @@ def delete(path: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     try:
-        # Not waiting for another process: it may run for hours.
-        # Absolute, since a file may be called ":memory:".
+        # Another process's lock is not waited for: it may run for hours. The path is absolute, since a file may be
+        # called ":memory:".
         return sqlite3.connect(path.absolute(), timeout=0.0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise _unusable(path, error) from error

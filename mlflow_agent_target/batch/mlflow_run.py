@@ -1,4 +1,4 @@
-"""What a batch logs to MLflow: parameters, metrics as it goes, and at its end the results and figures of it."""
+"""What an MLflow run shows of a batch: parameters, metrics as it goes, and at its end the results and figures."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _logger = logging.getLogger(__name__)
 
 _FOLDER = "batch"
 _SECONDS_BETWEEN_METRICS = 5.0
-# A figure shows no more than this; every other point is dropped when there are more.
+# A figure shows no more points than this: when there are more, every other one is dropped.
 _MOST_POINTS = 2000
-# MLflow holds a table in memory, and shows it in a browser.
+# No more, since MLflow holds a table in memory, and shows it in a browser.
 _MOST_TABLE_ROWS = 10_000
 _TABLE_COLUMNS = ("index", "id", "status", "output_text", "error", "error_message", "attempts", "seconds")
 
 
 @contextlib.contextmanager
 def logged(wanted: bool | None, parameters: dict[str, Any]) -> Iterator[RunLog | None]:
-    """Log a batch to the active run, or to one of its own.
+    """Log a batch to the active run, or to a new one.
 
     Args:
-        wanted: True to start a run where none is active; None for only where one is; False for not at all.
+        wanted: True to start a run where none is active, None to log only where one is, False to log nothing.
         parameters: What to log as the run's parameters.
 
     Yields:
-        What to tell of the progress and of the result; None when nothing is to be logged.
+        An observer of the batch, whose `finish` is called with the result; None when nothing is to be logged.
     """
     if wanted is False:
         yield None
@@ -50,24 +50,29 @@ def logged(wanted: bool | None, parameters: dict[str, Any]) -> Iterator[RunLog |
 
 
 class RunLog:
-    """Logs one batch to one run. An observer of the batch: called with its progress."""
+    """Logs one batch to one run. As an observer of the batch it is called with the progress.
+
+    Args:
+        run_id: The run.
+        parameters: What to log as its parameters.
+    """
 
     def __init__(self, run_id: str, parameters: dict[str, Any]) -> None:
         from mlflow import MlflowClient
 
         self._run_id = run_id
         self._client = MlflowClient()
-        self._next = 0.0
+        self._next = 0.0  # when metrics are logged again, in seconds since the batch began
         # Seconds, rows done, concurrency and requests in flight, over time.
         self._points: list[tuple[float, int, int, int]] = []
-        self._step = 1
+        self._step = 1  # every so many looks make a point
         self._looks = 0
         with _tolerated("parameters"):
             for key, value in parameters.items():
                 self._client.log_param(run_id, f"{_FOLDER}.{key}", value)
 
     def __call__(self, progress: Progress) -> None:
-        """Note the progress, and log it when it is time."""
+        """Keep the progress as a point of the figures, and log it as metrics every few seconds."""
         if self._looks % self._step == 0:
             self._points.append((progress.seconds, progress.done, progress.concurrency, progress.in_flight))
             if len(self._points) > _MOST_POINTS:
@@ -79,7 +84,7 @@ class RunLog:
             self._metrics(_metrics_of(progress), int(progress.seconds))
 
     def finish(self, result: BatchResult) -> None:
-        """Log what came of the batch. What can't be logged is a warning: the result is worth more than its report."""
+        """Log what came of the batch. What can't be logged is a warning, so that no result is lost by it."""
         summary = result.summary()
         with _tolerated("metrics"):
             numbers = {key: summary[key] for key in ("ok", "failed", "in_doubt", "attempts", "rows_per_second")}
@@ -126,7 +131,7 @@ def _metrics_of(progress: Progress) -> dict[str, float]:
 def _figures(
     result: BatchResult, points: Sequence[tuple[float, int, int, int]], summary: dict[str, Any]
 ) -> dict[str, Any]:
-    """Draw what to look at. Without pyplot, which keeps figures and may open windows."""
+    """Return the figures by name. They are drawn without pyplot, which keeps figures and may open windows."""
     from matplotlib.figure import Figure
 
     def axes(title: str, x: str, y: str) -> tuple[Any, Any]:

@@ -1,13 +1,28 @@
-"""How a batch is run: what may be chosen, and checked before anything is sent."""
+"""How a batch is run, and what a row's end means for the row and for the run. Pure: the clock is passed in."""
 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.target.settings import Backoff
+from mlflow_agent_target.batch.records import IN_DOUBT, OK
+from mlflow_agent_target.errors import (
+    AgentTargetError,
+    AuthenticationError,
+    EndpointNotFoundError,
+    InterfaceMismatchError,
+    InvalidInputError,
+    PermissionDeniedError,
+)
+from mlflow_agent_target.http.retry import seconds_until_retry
+from mlflow_agent_target.target.settings import Backoff, TimeLimits
+
+# The platform limits a workspace's requests in flight, by region; this is the lowest of those limits.
+_CEILING = 192
+# So often an address is tried where nothing has answered yet: then it is likely wrong.
+_TRIES_OF_A_NEW_ADDRESS = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,7 @@ class BatchOptions:
     idempotent: bool = False
     rerun_in_doubt: bool = True
     retries: Backoff = field(default_factory=Backoff)
-    total_timeout: float = 600.0
+    total_timeout: float = TimeLimits.total_timeout
 
     def __post_init__(self) -> None:
         concurrency, rate = self.concurrency, self.requests_per_minute
@@ -49,3 +64,118 @@ class BatchOptions:
             raise InvalidInputError(f"on_error must be 'record' or 'raise', not {self.on_error!r}.")
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.retry_on):
             raise InvalidInputError(f"retry_on must be a class of errors or several, not {self.retry_on!r}.")
+
+    @property
+    def ceiling(self) -> int:
+        """The most requests that are ever in flight."""
+        return self.concurrency or _CEILING
+
+    def sends_again(self, state: str) -> bool:
+        """Return whether a row is sent again that an earlier run left in this state."""
+        return state != OK and (state != IN_DOUBT or self.rerun_in_doubt)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether the agent has not run, and the endpoint may take the same request later."""
+    return isinstance(error, AgentTargetError) and error.retryable and not error.may_have_run
+
+
+def is_of_every_row(error: BaseException) -> bool:
+    """Return whether every other row would fail the same way, without reaching the agent."""
+    if isinstance(error, (AuthenticationError, PermissionDeniedError, EndpointNotFoundError)):
+        return True
+    if not isinstance(error, AgentTargetError) or isinstance(error, (InvalidInputError, InterfaceMismatchError)):
+        return False
+    # Such as a redirect, a certificate that is not trusted, a request that needs the other interface's key.
+    return not error.retryable and not error.may_have_run
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from a failed attempt.
+
+    Attributes:
+        wait: Seconds until the row is sent again; None where it is not, in this run.
+        is_released: Whether the row is recorded as one for which the agent has not run, so that the next run may send
+            it without a doubt.
+        ends_the_run: Whether nothing more is sent, and the error is raised.
+    """
+
+    wait: float | None = None
+    is_released: bool = False
+    ends_the_run: bool = False
+
+    @property
+    def fails_the_row(self) -> bool:
+        """Whether the error is the row's outcome."""
+        return self.wait is None and not self.is_released
+
+
+class FailurePolicy:
+    """Decides what follows from failed attempts.
+
+    Args:
+        options: How the batch is run.
+    """
+
+    def __init__(self, options: BatchOptions) -> None:
+        self._options = options
+        self._has_answered = False
+        # The first refusal since the last answer. Time without requests doesn't count: rows that come slowly are no
+        # fault of the endpoint.
+        self._refusing_since: float | None = None
+
+    def answered(self) -> None:
+        """The endpoint answered, whatever it said, or was given the time to."""
+        self._refusing_since, self._has_answered = None, True
+
+    def failed(
+        self, error: BaseException, now: float, *, attempts: int, seconds: float, unavailable_in_a_row: int
+    ) -> Decision:
+        """Return what follows from a failed attempt.
+
+        Args:
+            error: What it ended in.
+            now: When it ended.
+            attempts: Attempts at its row so far, 1 or more.
+            seconds: Since the first of them.
+            unavailable_in_a_row: How often the endpoint was found unavailable since it last answered.
+        """
+        if is_refusal(error):
+            if self._is_out_of_reach(error, now, unavailable_in_a_row):
+                return Decision(is_released=True, ends_the_run=True)
+            most = self._options.retries.max_retries
+            if most and (attempts <= most or seconds <= self._options.total_timeout):
+                # It waits for no time of its own: the limiter holds back every row.
+                return Decision(wait=0.0, is_released=True)
+        elif is_of_every_row(error):
+            return Decision(is_released=True, ends_the_run=True)
+        else:
+            self.answered()
+            if (wait := self._wait(error, attempts, seconds)) is not None:
+                return Decision(wait)
+        return Decision(ends_the_run=self._options.on_error == "raise")
+
+    def _is_out_of_reach(self, error: BaseException, now: float, unavailable_in_a_row: int) -> bool:
+        if self._refusing_since is None:
+            self._refusing_since = now
+        is_new = not self._has_answered and unavailable_in_a_row >= _TRIES_OF_A_NEW_ADDRESS
+        is_wrong = is_new and getattr(error, "unreachable", False)
+        return is_wrong or now - self._refusing_since > self._options.total_timeout
+
+    def _wait(self, error: BaseException, attempts: int, seconds: float) -> float | None:
+        """Return the seconds until a row is sent again for which the agent may have run; None for never."""
+        options = self._options
+        is_named = isinstance(error, options.retry_on)
+        if is_named and not (isinstance(error, AgentTargetError) and error.retryable):
+            error = AgentTargetError("", retryable=True)  # the caller knows better
+        if not isinstance(error, AgentTargetError):
+            return None
+        return seconds_until_retry(
+            options.retries,
+            error,
+            attempt=attempts,
+            remaining=options.total_timeout - seconds,
+            idempotent=is_named or options.idempotent,
+            random=random.random(),  # noqa: S311 (spreads the waits, guards nothing)
+        )

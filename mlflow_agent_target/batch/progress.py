@@ -1,23 +1,21 @@
-"""How a batch is getting on: looked at from time to time, for a bar, a callable, MLflow."""
+"""How a batch is getting on: counted as rows end, and told from time to time to whoever wants to know."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from mlflow_agent_target.batch.journal import FAILED, Outcome
+from mlflow_agent_target.batch.records import FAILED, Outcome
 
 _logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 0.25
-# Rows whose times are kept.
+# The latest rows whose seconds are kept.
 _LATEST = 1000
 
 
@@ -55,7 +53,7 @@ class Progress:
 
 
 class Tally:
-    """Counts what a batch has come to. What another thread reads may be a moment old."""
+    """Counts how rows end, in the scheduler's thread. What other threads read of it may be a moment old."""
 
     def __init__(self) -> None:
         self.earlier = 0
@@ -94,7 +92,12 @@ Observer = Callable[[Progress], None]
 
 @contextlib.contextmanager
 def watching(look: Callable[[], Progress], observers: Sequence[Observer]) -> Iterator[None]:
-    """Tell observers how it goes, in a thread of its own, and once more at the end."""
+    """Tell observers how it goes, from time to time in a thread of its own, and once more at the end.
+
+    Args:
+        look: Returns how it goes at present.
+        observers: Are each called with that. One that raises is not called again.
+    """
     remaining = list(observers)
 
     def tell() -> None:
@@ -122,35 +125,3 @@ def watching(look: Callable[[], Progress], observers: Sequence[Observer]) -> Ite
         ended.set()
         watcher.join()
         tell()
-
-
-@contextlib.contextmanager
-def observer_for(progress: bool | Observer | None) -> Iterator[list[Observer]]:
-    """Yield what shows the progress: nothing, a bar on stderr, or the caller's own.
-
-    Args:
-        progress: None for a bar where somebody may be looking: in a terminal and in a notebook.
-    """
-    if callable(progress):
-        yield [progress]
-        return
-    if progress is False or (progress is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):
-        yield []
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(unit="row", dynamic_ncols=True, file=None if "ipykernel" in sys.modules else sys.stderr) as bar:
-
-        def show(progress: Progress) -> None:
-            _show(bar, progress)
-
-        yield [show]
-
-
-def _show(bar: Any, progress: Progress) -> None:
-    if bar.initial == 0 == bar.n and progress.earlier:
-        bar.initial = bar.n = progress.earlier  # the rate is this run's
-    bar.total = progress.total
-    bar.set_postfix(failed=progress.failed, in_flight=f"{progress.in_flight}/{progress.concurrency}", refresh=False)
-    bar.update(progress.done - bar.n)
-    bar.refresh()

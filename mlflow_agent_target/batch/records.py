@@ -1,18 +1,106 @@
-"""What comes of a row, as it is recorded: its answer or its failure. Pure."""
+"""What is known of a row: its state, its claim, its outcome. Pure.
+
+`Outcome` is the one table of the columns: the journal's schema, the results and the exports are made from it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from mlflow_agent_target.batch.journal import FAILED, OK, Claim, Outcome
+from mlflow_agent_target.errors import AgentTargetError
 from mlflow_agent_target.formats.answers import AgentResponse
+
+# The states of a row. A row of which the journal says nothing was never sent.
+OK = "ok"
+FAILED = "failed"
+IN_DOUBT = "in_doubt"  # it was in flight when its process ended: the agent may have run or not
+CLAIMED = "claimed"  # it is being sent
+RELEASED = "released"  # it was being sent, but the agent has certainly not run
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one field of an outcome is stored and shown.
+
+    Attributes:
+        sql: Its type and constraints in the journal.
+        arrow: Its type in Arrow and Parquet; None where results don't show it.
+        shown_as: Its name in results and exports; None for the field's own.
+        is_json: Whether it holds a value as JSON text.
+    """
+
+    sql: str
+    arrow: str | None = None
+    shown_as: str | None = None
+    is_json: bool = False
+
+
+_Text = Annotated[str | None, Column("TEXT", "string")]
+_Tokens = Annotated[int | None, Column("INTEGER", "int64")]
+
+
+class Outcome(NamedTuple):
+    """How a row ended. Its fields are the columns of the journal's table, in this order."""
+
+    position: Annotated[int, Column("INTEGER PRIMARY KEY", "int64", shown_as="index")]
+    digest: Annotated[bytes, Column("BLOB NOT NULL")]
+    id: Annotated[str, Column("TEXT NOT NULL", "string", is_json=True)]
+    state: Annotated[str, Column("TEXT NOT NULL", "string", shown_as="status")]
+    response: Annotated[str | None, Column("TEXT", "string", is_json=True)] = None
+    output_text: _Text = None
+    error: _Text = None
+    error_message: _Text = None
+    attempts: Annotated[int, Column("INTEGER NOT NULL DEFAULT 0", "int64")] = 0
+    seconds: Annotated[float | None, Column("REAL", "float64")] = None
+    input_tokens: _Tokens = None
+    output_tokens: _Tokens = None
+    total_tokens: _Tokens = None
+    request_id: _Text = None
+
+
+COLUMNS: dict[str, Column] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Outcome, include_extras=True).items()
+}
+# The columns that results and exports show, by their names in the journal, and those names in theirs.
+SHOWN = {name: column for name, column in COLUMNS.items() if column.arrow is not None}
+SHOWN_NAMES = tuple(column.shown_as or name for name, column in SHOWN.items())
+TOKENS = tuple(name for name in COLUMNS if name.endswith("_tokens"))
+
+
+class Claim(NamedTuple):
+    """A row that is about to be sent: the first fields of its outcome."""
+
+    position: int
+    digest: bytes
+    id: str
+
+
+class Known(NamedTuple):
+    """What a journal knows of a row from earlier runs."""
+
+    position: int
+    digest: bytes
+    state: str
+
+
+def row_claim(position: int, id_: Any, inputs: Any) -> Claim:
+    """Return the claim of a row.
+
+    Args:
+        position: Its place among the rows, from 0.
+        id_: Its id, whatever that is.
+        inputs: What the agent is asked.
+    """
+    return Claim(position, digest(inputs), _id_text(id_))
 
 
 def answer_outcome(claim: Claim, answer: AgentResponse, attempts: int) -> Outcome:
-    """Return what is recorded of an answer; its time is not known here."""
+    """Return what is recorded of an answer. How long it took is not known here."""
     response = json.dumps(answer, ensure_ascii=False)
-    request_id = answer.request_id
     tokens = _tokens(answer)
     return Outcome(
         *claim,
@@ -23,13 +111,12 @@ def answer_outcome(claim: Claim, answer: AgentResponse, attempts: int) -> Outcom
         input_tokens=tokens.get("input_tokens"),
         output_tokens=tokens.get("output_tokens"),
         total_tokens=tokens.get("total_tokens"),
-        request_id=None if request_id is None else _storable(str(request_id)),
+        request_id=_request_id(answer),
     )
 
 
 def error_outcome(claim: Claim, error: BaseException, attempts: int, seconds: float | None) -> Outcome:
     """Return what is recorded of a failure."""
-    request_id = getattr(error, "request_id", None)
     return Outcome(
         *claim,
         FAILED,
@@ -37,8 +124,48 @@ def error_outcome(claim: Claim, error: BaseException, attempts: int, seconds: fl
         error_message=_storable(str(error)),
         attempts=attempts,
         seconds=seconds,
-        request_id=None if request_id is None else _storable(str(request_id)),
+        request_id=_request_id(error),
     )
+
+
+def shown(values: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the values of the columns `SHOWN` by the names that results give them, with JSON read."""
+    return {
+        name: json.loads(value) if column.is_json and value is not None else value
+        for name, column, value in zip(SHOWN_NAMES, SHOWN.values(), values, strict=True)
+    }
+
+
+def digest(inputs: Any) -> bytes:
+    """Return 16 bytes that differ where a row's inputs differ, whatever they are."""
+    try:
+        text = json.dumps(inputs, sort_keys=True, default=_described)
+    except Exception:  # whatever a caller's object raises: it will be refused, the same way the next time
+        text = type(inputs).__name__
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _described(value: Any) -> Any:
+    """Return something that JSON knows for an object that it doesn't: what tells it from others, in every process."""
+    if isinstance(value, AgentTargetError):
+        return str(value)
+    dump = getattr(value, "model_dump", None) or getattr(value, "to_dict", None)
+    return dump() if callable(dump) else type(value).__name__
+
+
+def _id_text(id_: Any) -> str:
+    """Return a row's id as JSON, whatever it is: as text where it is nothing that JSON knows."""
+    if isinstance(id_, float) and math.isnan(id_):
+        return "null"  # a frame's missing id
+    try:
+        return json.dumps(id_, default=str, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(str(id_))
+
+
+def _request_id(ended: AgentResponse | BaseException) -> str | None:
+    request_id = getattr(ended, "request_id", None)
+    return None if request_id is None else _storable(str(request_id))
 
 
 def _tokens(answer: AgentResponse) -> dict[str, Any]:
@@ -59,5 +186,5 @@ def _is_storable(text: str) -> bool:
 
 
 def _storable(text: str) -> str:
-    """Return text without halves of surrogate pairs, which JSON can say and a database can't hold."""
+    """Return text without halves of surrogate pairs, which JSON can hold and SQLite can't."""
     return text if _is_storable(text) else text.encode("utf-8", "replace").decode()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
 import operator
 import os
 import weakref
@@ -13,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from mlflow_agent_target.batch.journal import FAILED, IN_DOUBT, OK, Reader, delete
-from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.batch import exports
+from mlflow_agent_target.batch.journal import Reader, delete
+from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, SHOWN, TOKENS, shown
 from mlflow_agent_target.formats.answers import AgentResponse
 
 _ROWS_AT_A_TIME = 256
@@ -22,6 +20,7 @@ _MOST_LATENCIES = 10_000
 _ENDED = f"state IN ('{OK}', '{FAILED}', '{IN_DOUBT}')"
 _IS_FAILED = f"state = '{FAILED}'"
 _PERCENTILES = (50, 90, 95, 99)
+_SELECT = f"SELECT {', '.join(SHOWN)} FROM rows"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class BatchRow:
 
     Attributes:
         index: Its place among the inputs, from 0.
-        id: What its `id` column said; None where there is none.
+        id: The value of its `id` column; None where there is none.
         status: "ok", "failed", or "in_doubt" for a row that an earlier process had in flight when it ended, where
             `rerun_in_doubt=False` left it so.
         response: The whole answer; None unless "ok".
@@ -56,18 +55,11 @@ class BatchRow:
     request_id: str | None
 
 
-_COLUMNS = (
-    "position, id, state, response, output_text, error, error_message, attempts, seconds, input_tokens, output_tokens, "
-    "total_tokens, request_id"
-)
-_TOKENS = ("input_tokens", "output_tokens", "total_tokens")
-
-
 class BatchResult(Sequence[BatchRow]):
     """The rows of a batch that have ended, in the order of the inputs.
 
-    Read from the journal as they are looked at, so that a million of them need no memory. Without a journal they are
-    in a temporary file, which is deleted with this object.
+    They are read from the journal as they are looked at, so that a million of them need no memory. Without a journal
+    they are in a temporary file, which is deleted with this object.
 
     Attributes:
         interrupted: Whether Ctrl-C ended the run before all rows were sent.
@@ -88,14 +80,14 @@ class BatchResult(Sequence[BatchRow]):
         self._where = _ENDED
         self._reader = Reader(path)
         if is_temporary:
-            # Of the reader, which outlives this object where `failed` is still looked at.
+            # When the reader goes, not when this object does: a `failed` that is still used has the same reader.
             weakref.finalize(self._reader, delete, path)
 
     def __len__(self) -> int:
-        return int(self._select(f"SELECT count(*) FROM rows WHERE {self._where}")[0][0])
+        return int(self._reader.select(f"SELECT count(*) FROM rows WHERE {self._where}")[0][0])
 
     def __iter__(self) -> Iterator[BatchRow]:
-        return map(_row, self._raw())
+        return map(_row, self._values())
 
     @overload
     def __getitem__(self, index: int) -> BatchRow: ...
@@ -106,15 +98,15 @@ class BatchResult(Sequence[BatchRow]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = operator.index(index)
         offset = index + len(self) if index < 0 else index
-        found = offset >= 0 and self._select(
-            f"SELECT {_COLUMNS} FROM rows WHERE {self._where} ORDER BY position LIMIT 1 OFFSET ?", offset
+        found = offset >= 0 and self._reader.select(
+            f"{_SELECT} WHERE {self._where} ORDER BY position LIMIT 1 OFFSET ?", offset
         )
         if not found:
             raise IndexError(f"There is no row {index}: {len(self)} have ended.")
         return _row(found[0])
 
     def __repr__(self) -> str:
-        counts = self._select(f"SELECT state, count(*) FROM rows WHERE {self._where} GROUP BY state")
+        counts = self._reader.select(f"SELECT state, count(*) FROM rows WHERE {self._where} GROUP BY state")
         said = ", ".join(f"{count} {state}" for state, count in sorted(counts, reverse=True))
         return f"<BatchResult: {said or 'no rows'}{', interrupted' if self.interrupted else ''}>"
 
@@ -136,11 +128,11 @@ class BatchResult(Sequence[BatchRow]):
             failed with each class).
         """
         where = self._where
-        counts = dict(self._select(f"SELECT state, count(*) FROM rows WHERE {where} GROUP BY state"))
-        attempts, *tokens = self._select(
-            f"SELECT sum(attempts), {', '.join(f'sum({name})' for name in _TOKENS)} FROM rows WHERE {where}"
+        counts = dict(self._reader.select(f"SELECT state, count(*) FROM rows WHERE {where} GROUP BY state"))
+        attempts, *tokens = self._reader.select(
+            f"SELECT sum(attempts), {', '.join(f'sum({name})' for name in TOKENS)} FROM rows WHERE {where}"
         )[0]
-        errors = self._select(
+        errors = self._reader.select(
             f"SELECT error, count(*) FROM rows WHERE {_IS_FAILED} GROUP BY error ORDER BY count(*) DESC, error"
         )
         return {
@@ -152,23 +144,23 @@ class BatchResult(Sequence[BatchRow]):
             "seconds": round(self._seconds, 3),
             "rows_per_second": round(self._sent / self._seconds, 3) if self._seconds else 0.0,
             "latency": self._latency(),
-            "tokens": {name: count or 0 for name, count in zip(_TOKENS, tokens, strict=True)},
+            "tokens": {name: count or 0 for name, count in zip(TOKENS, tokens, strict=True)},
             "errors": dict(errors),
         }
 
     def _latency(self) -> dict[str, float]:
         where = f"{self._where} AND attempts > 0 AND seconds IS NOT NULL"
-        count = self._select(f"SELECT count(*) FROM rows WHERE {where}")[0][0]
+        count = self._reader.select(f"SELECT count(*) FROM rows WHERE {where}")[0][0]
         if not count:
             return {}
         names = {f"p{percent}": (count - 1) * percent // 100 for percent in _PERCENTILES} | {"max": count - 1}
         sql = f"SELECT seconds FROM rows WHERE {where} ORDER BY seconds LIMIT 1 OFFSET ?"
-        return {name: round(self._select(sql, offset)[0][0], 4) for name, offset in names.items()}
+        return {name: round(self._reader.select(sql, offset)[0][0], 4) for name, offset in names.items()}
 
     def latencies(self) -> list[float]:
-        """Return the seconds of the rows' last attempts, at most ten thousand of them, evenly chosen."""
+        """Return the seconds of the rows' last attempts; of many rows, those of every second, third, ... row."""
         sql = f"SELECT seconds FROM rows WHERE {self._where} AND attempts > 0 AND position % ? = 0 AND seconds > 0"
-        return [seconds for (seconds,) in self._select(sql, len(self) // _MOST_LATENCIES + 1)]
+        return [seconds for (seconds,) in self._reader.select(sql, len(self) // _MOST_LATENCIES + 1)]
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row for each, in order, and the columns of `BatchRow`, tokens apart.
@@ -176,22 +168,18 @@ class BatchResult(Sequence[BatchRow]):
         Raises:
             InvalidInputError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise InvalidInputError("to_pandas needs pandas: pip install 'mlflow-agent-target[local]'.") from error
-        return pandas.DataFrame(map(_record, self._raw()), columns=list(_SCHEMA))
+        return exports.to_pandas(map(shown, self._values()))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write a file with a JSON object for each row, a line each, with the columns of `BatchRow`, tokens apart.
 
         Args:
             path: The file. It appears when it is complete; one that is there is replaced.
+
+        Raises:
+            InvalidInputError: The file can't be written.
         """
-        with _replacing(Path(path)) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            for raw in self._raw():
-                # Halves of surrogate pairs become backslash and number, which is how JSON says them.
-                file.write(json.dumps(_record(raw), ensure_ascii=False) + "\n")
+        exports.to_jsonl(map(shown, self._values()), Path(path))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file with a row for each, and the columns of `BatchRow`, tokens apart.
@@ -202,54 +190,24 @@ class BatchResult(Sequence[BatchRow]):
             path: The file. It appears when it is complete; one that is there is replaced.
 
         Raises:
-            InvalidInputError: pyarrow is not installed.
+            InvalidInputError: pyarrow is not installed, or the file can't be written.
         """
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise InvalidInputError("to_parquet needs pyarrow: pip install 'mlflow-agent-target[local]'.") from error
-        schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _SCHEMA.items()])
-        with _replacing(Path(path)) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
-            rows = self._raw()
-            while raw := list(itertools.islice(rows, _ROWS_AT_A_TIME)):
-                columns = zip(*raw, strict=True)
-                writer.write_table(pyarrow.table(dict(zip(_SCHEMA, columns, strict=True)), schema=schema))
+        exports.to_parquet(self._values(), Path(path))
 
-    def _raw(self) -> Iterator[tuple[Any, ...]]:
+    def _values(self) -> Iterator[tuple[Any, ...]]:
         after = -1
-        while found := self._select(
-            f"SELECT {_COLUMNS} FROM rows WHERE {self._where} AND position > ? ORDER BY position LIMIT ?",
+        while found := self._reader.select(
+            f"{_SELECT} WHERE {self._where} AND position > ? ORDER BY position LIMIT ?",
             after,
             _ROWS_AT_A_TIME,
         ):
             yield from found
             after = found[-1][0]
 
-    def _select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._reader.select(sql, *values)
 
-
-_SCHEMA = {
-    "index": "int64",
-    "id": "string",
-    "status": "string",
-    "response": "string",
-    "output_text": "string",
-    "error": "string",
-    "error_message": "string",
-    "attempts": "int64",
-    "seconds": "float64",
-    "input_tokens": "int64",
-    "output_tokens": "int64",
-    "total_tokens": "int64",
-    "request_id": "string",
-}
-
-
-def _row(raw: tuple[Any, ...]) -> BatchRow:
-    record = _record(raw)
-    tokens = {name: record.pop(name) for name in _TOKENS}
+def _row(values: tuple[Any, ...]) -> BatchRow:
+    record = shown(values)
+    tokens = {name: record.pop(name) for name in TOKENS}
     usage = None if tokens["input_tokens"] is None else tokens
     response = record.pop("response")
     return BatchRow(
@@ -257,23 +215,3 @@ def _row(raw: tuple[Any, ...]) -> BatchRow:
         usage=usage,
         response=None if response is None else AgentResponse(response, request_id=record["request_id"]),
     )
-
-
-def _record(raw: tuple[Any, ...]) -> dict[str, Any]:
-    record = dict(zip(_SCHEMA, raw, strict=True))
-    record["id"] = json.loads(record["id"])
-    record["response"] = None if record["response"] is None else json.loads(record["response"])
-    return record
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a file beside `path` that takes its place when all went well."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise InvalidInputError(f"{str(path)!r} can't be written: {error}.") from error
-    finally:
-        part.unlink(missing_ok=True)

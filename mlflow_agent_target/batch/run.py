@@ -1,15 +1,13 @@
-"""Many rows: asked once each, a bounded window in flight, every outcome recorded, resumed where it stopped.
+"""Runs a batch: rows, journal, scheduler and result put together, and Ctrl-C.
 
-The caller's thread reads the rows, some ahead of what is sent; the scheduler's thread does the rest.
+The caller's thread reads the rows, a little ahead of what is sent; the scheduler's thread does the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
-import math
 import signal
 import tempfile
 import threading
@@ -18,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_agent_target.batch.journal import IN_DOUBT, OK, Claim, Journal, delete
+from mlflow_agent_target.batch.cells import Row
+from mlflow_agent_target.batch.journal import Journal, delete
 from mlflow_agent_target.batch.policy import BatchOptions
 from mlflow_agent_target.batch.progress import Observer, Tally, watching
+from mlflow_agent_target.batch.records import row_claim
 from mlflow_agent_target.batch.results import BatchResult
 from mlflow_agent_target.batch.scheduler import Query, Scheduler, Task
-from mlflow_agent_target.batch.tables import Row, Rows, digest
+from mlflow_agent_target.batch.tables import Rows
 from mlflow_agent_target.errors import InvalidInputError
 
 _logger = logging.getLogger(__name__)
@@ -41,20 +41,20 @@ def run(
     """Ask once for each row and record what comes of it.
 
     Args:
-        query: Asks for one row, once: without retries of its own.
+        query: Asks the endpoint for one row, without retries of its own.
         rows: What to ask.
         journal: The file to record in, and to go on from; None for a temporary one.
         about: What the journal belongs to, such as the endpoint.
-        options: How.
+        options: How the batch is run.
         observers: Told from time to time how it goes.
 
     Returns:
-        An outcome for each row; after Ctrl-C, for those that were sent.
+        What came of each row; after Ctrl-C, of those that were sent.
 
     Raises:
         InvalidInputError: The journal belongs to other rows, or can't be used.
-        AgentTargetError: What every row would share, or, with `on_error="raise"`, what one row failed with. What had
-            ended is in the journal, and the same call goes on from there.
+        AgentTargetError: A failure that every row would share, or, with `on_error="raise"`, the one of a row. Rows that
+            had ended are in the journal, and the same call goes on from there.
     """
     started = time.monotonic()
     path = journal if journal is not None else _temporary()
@@ -64,7 +64,7 @@ def run(
         try:
             scheduler = Scheduler(query, record, options)
             with watching(lambda: scheduler.progress(rows.size), observers):
-                _drive(scheduler, _to_send(rows, record, scheduler.tally, options.rerun_in_doubt))
+                _drive(scheduler, _to_send(rows, record, scheduler.tally, options))
         finally:
             record.close()
         if scheduler.error is not None:
@@ -92,7 +92,7 @@ def _temporary() -> Path:
 
 
 def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
-    """Read the rows, in the caller's own thread, and see the scheduler to its end."""
+    """Feed the scheduler, in the caller's own thread, and wait for its end."""
     with _ctrl_c(scheduler.interrupt):
         scheduler.start()
         try:
@@ -102,7 +102,7 @@ def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
             scheduler.close()
             scheduler.wait()
         except Exception:
-            # The rows could not be read: what is in flight ends in good order.
+            # The rows could not be read. What is in flight is still waited for.
             scheduler.stop()
             scheduler.wait()
             raise
@@ -111,23 +111,27 @@ def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
             raise
 
 
-def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt: bool) -> Iterator[Task]:
-    """Yield the rows that the journal does not have the end of, having compared those it knows."""
+def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchOptions) -> Iterator[Task]:
+    """Yield the rows that are to be sent. Those that the journal knows are compared with what it has.
+
+    Raises:
+        InvalidInputError: The journal belongs to other rows.
+    """
     known = record.known()
     ahead = next(known, None)
     count = 0
     for position, row in enumerate(rows):
         count = position + 1
-        claim = Claim(position, digest(row.inputs), _said(row.id))
+        claim = row_claim(position, row.id, row.inputs)
         if ahead is not None and ahead.position == position:
             if ahead.digest != claim.digest:
                 raise InvalidInputError(
                     f"Row {position} is not the one that the journal {str(record.path)!r} has there: that belongs to "
                     "other inputs. Name another file as the journal, or give the inputs in the same order."
                 )
-            has_ended = ahead.state == OK or (ahead.state == IN_DOUBT and not rerun_in_doubt)
+            is_sent = options.sends_again(ahead.state)
             ahead = next(known, None)
-            if has_ended:
+            if not is_sent:
                 tally.earlier += 1
                 continue
         yield Task(claim, row.inputs)
@@ -138,22 +142,12 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, rerun_in_doubt:
         )
 
 
-def _said(id_: Any) -> str:
-    """Return a row's id as JSON, whatever it is: as text where it is nothing that JSON knows."""
-    if isinstance(id_, float) and math.isnan(id_):
-        return "null"  # a frame's missing id
-    try:
-        return json.dumps(id_, default=str, allow_nan=False)
-    except (TypeError, ValueError):
-        return json.dumps(str(id_))
-
-
 @contextlib.contextmanager
 def _ctrl_c(first: Callable[[], None]) -> Iterator[None]:
     """Call `first` at the first Ctrl-C; raise KeyboardInterrupt at the second."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # somebody else's to handle
+        yield  # Python lets only the main thread handle signals, and a program's own handler is left alone
         return
     count = itertools.count()
 

@@ -1,8 +1,8 @@
-"""Drives a batch: which row goes when, what becomes of it when it ends, what is written.
+"""Drives a batch: threads, queues and transactions. What an end means, the policy and the limiter decide.
 
-One thread owns all state and does nothing but decide and write; workers do nothing but call. They speak through
-queues, so that nothing is locked. What has happened while one transaction was written is written together in the next:
-the faster it goes, the larger the groups.
+One thread owns all state: it asks them what to do, and writes. Workers only call the endpoint. The threads speak
+through queues, so that nothing is locked. What happens while one transaction is written is written together in the
+next: the faster a batch goes, the more rows share a transaction.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_agent_target.batch.journal import Claim, Journal, Outcome
+from mlflow_agent_target.batch.journal import Journal
 from mlflow_agent_target.batch.limiter import Limiter
-from mlflow_agent_target.batch.policy import BatchOptions
+from mlflow_agent_target.batch.policy import BatchOptions, FailurePolicy, is_refusal
 from mlflow_agent_target.batch.progress import Progress, Tally
-from mlflow_agent_target.batch.records import answer_outcome, error_outcome
-from mlflow_agent_target.batch.verdicts import Judge, is_refusal
+from mlflow_agent_target.batch.records import Claim, Outcome, answer_outcome, error_outcome
 from mlflow_agent_target.errors import AgentTargetError, RateLimitError
 from mlflow_agent_target.formats.answers import AgentResponse
 
 _logger = logging.getLogger(__name__)
-
-# The lowest of the platform's limits on a workspace's requests in flight, which differ by region.
-_CEILING = 192
 
 Query = Callable[[Any], AgentResponse]
 # What a worker says: which task ended, in what, when.
@@ -41,7 +37,7 @@ _Ended = tuple["Task", "Outcome | BaseException", float]
 class Task:
     """A row on its way."""
 
-    __slots__ = ("attempts", "claim", "error", "first_sent", "inputs", "sent_at")
+    __slots__ = ("attempts", "claim", "first_sent", "inputs", "sent_at")
 
     def __init__(self, claim: Claim, inputs: Any) -> None:
         self.claim = claim
@@ -49,11 +45,24 @@ class Task:
         self.attempts = 0
         self.first_sent = 0.0
         self.sent_at = 0.0
-        self.error: BaseException | None = None
 
 
 class Scheduler:
-    """Sends tasks as the limiter allows, and settles what comes back. `feed` and `close` are the caller's thread's."""
+    """Sends tasks as the limiter allows, and records how they end.
+
+    The caller's thread starts it, feeds it, closes it when all rows were read, and waits for the end. The other calls
+    may come from any thread.
+
+    Args:
+        query: Asks the endpoint once, for one row.
+        journal: Where rows are recorded.
+        options: How the batch is run.
+
+    Attributes:
+        error: What is to be raised at the end; None where nothing is.
+        interrupted: Whether the user stopped it.
+        sent: How many requests were sent, all attempts counted.
+    """
 
     def __init__(self, query: Query, journal: Journal, options: BatchOptions) -> None:
         self.error: BaseException | None = None
@@ -62,27 +71,25 @@ class Scheduler:
         self.tally = Tally()
         self._query = query
         self._journal = journal
-        self._options = options
-        ceiling = options.concurrency or _CEILING
-        self._judge = Judge(options)
-        self._limiter = Limiter(
-            ceiling,
-            time.monotonic(),
-            start=options.concurrency,
-            requests_per_minute=options.requests_per_minute,
-        )
+        self._policy = FailurePolicy(options)
+        now, rate = time.monotonic(), options.requests_per_minute
+        self._limiter = Limiter(options.ceiling, now, start=options.concurrency, requests_per_minute=rate)
         self._thread = threading.Thread(target=self._run, name="agent-target-batch", daemon=True)
         self._workers: list[threading.Thread] = []
+        # What the scheduler's thread waits for: a task that has ended, or None to look around.
         self._events: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
+        # What workers wait for: a task, or None for the end.
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        # Rows read and not yet sent. Deques are safe between two threads as they are.
+        # Rows that were read and not yet sent. A deque may be filled by one thread and emptied by another.
         self._ready: deque[Task] = deque()
-        self._most_ready, self._fewest_ready = 2 * ceiling + 64, ceiling + 32
+        self._most_ready, self._fewest_ready = 2 * options.ceiling + 64, options.ceiling + 32
         self._room = threading.Event()
-        self._hungry = True  # whether the next row is waited for
+        self._hungry = True  # whether the scheduler's thread waits for a row to send
         self._all_read = self._stopping = self._abandoned = False
-        self._retries: list[tuple[float, int, Task]] = []
+        # Rows that are sent again: when, a number that tells equal times apart, which, and why.
+        self._retries: list[tuple[float, int, Task, BaseException]] = []
         self._number = itertools.count()
+        # What the next transaction writes, and what could not be written by one that failed.
         self._settled: list[Outcome] = []
         self._released: list[int] = []
         self._unwritten: list[Outcome] = []
@@ -110,7 +117,7 @@ class Scheduler:
         self._events.put(None)
 
     def stop(self) -> None:
-        """Send nothing more. From any thread, and from a signal's handler."""
+        """Send nothing more. A signal's handler may call it, too."""
         self._stopping = True
         self._events.put(None)
 
@@ -131,7 +138,7 @@ class Scheduler:
             self._thread.join(1.0)
 
     def progress(self, total: int | None) -> Progress:
-        """Return how it goes. From any thread."""
+        """Return how it goes."""
         return self.tally.progress(total, self._limiter.in_flight, self._limiter.concurrency)
 
     # The workers' threads.
@@ -142,10 +149,10 @@ class Scheduler:
                 if isinstance(task.inputs, Exception):
                     raise task.inputs
                 ended: Outcome | BaseException = answer_outcome(task.claim, self._query(task.inputs), task.attempts)
-            except BaseException as error:  # a worker that is gone would be waited for for ever
+            except BaseException as error:  # whatever it is: a task that never ends would be waited for for ever
                 ended = error
             self._events.put((task, ended, time.monotonic()))
-            del task, ended
+            del task, ended  # not kept while the next one is waited for
 
     # The scheduler's thread.
 
@@ -156,7 +163,7 @@ class Scheduler:
                     if isinstance(ended, Outcome):
                         self._answered(task, ended, now)
                     else:
-                        self._failed_with(task, ended, now)
+                        self._failed(task, ended, now)
                 self._send()
             self._settle_the_rest()
         except Exception as error:
@@ -184,7 +191,7 @@ class Scheduler:
         return [event for event in events if event is not None]
 
     def _patience(self) -> float | None:
-        """Return the seconds until something can be sent, None when that takes an event."""
+        """Return the seconds until something can be sent or written; None where that takes an event."""
         if self._settled or self._released:
             return 0.0
         if self._stopping:
@@ -197,39 +204,36 @@ class Scheduler:
 
     def _answered(self, task: Task, outcome: Outcome, now: float) -> None:
         self._limiter.answered(now, task.sent_at)
-        self._judge.answered()
+        self._policy.answered()
         self._settle(outcome._replace(seconds=now - task.sent_at))
 
-    def _failed_with(self, task: Task, error: BaseException, now: float) -> None:
-        is_held_back = is_refusal(error)
-        if is_held_back:
-            self._hold_back(task, error, now)
-        else:
-            self._limiter.answered(now, task.sent_at)
-        if self._judge.ends_the_run(error, now, self._limiter.unavailable_in_a_row):
+    def _failed(self, task: Task, error: BaseException, now: float) -> None:
+        self._slow_down(error, now, task.sent_at)
+        decision = self._policy.failed(
+            error,
+            now,
+            attempts=task.attempts,
+            seconds=now - task.first_sent,
+            unavailable_in_a_row=self._limiter.unavailable_in_a_row,
+        )
+        if decision.is_released:
             self._released.append(task.claim.position)
-            self._fail(error)
-            return
-        if not is_held_back:
-            self._judge.answered()
-        wait = self._judge.wait(error, attempts=task.attempts, seconds=now - task.first_sent)
-        if wait is None:
+        if decision.fails_the_row:
             self._settle(error_outcome(task.claim, error, task.attempts, now - task.sent_at))
-            if self._options.on_error == "raise":
-                self._fail(error)
-            return
-        _logger.info("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
-        if is_held_back:
-            self._released.append(task.claim.position)
-        task.error = error
-        heapq.heappush(self._retries, (now + wait, next(self._number), task))
+        if decision.wait is not None:
+            _logger.info("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
+            heapq.heappush(self._retries, (now + decision.wait, next(self._number), task, error))
+        if decision.ends_the_run:
+            self._fail(error)
 
-    def _hold_back(self, task: Task, error: BaseException, now: float) -> None:
+    def _slow_down(self, error: BaseException, now: float, sent_at: float) -> None:
         retry_after = getattr(error, "retry_after", None)
-        if isinstance(error, RateLimitError):
-            self._limiter.rate_limited(now, task.sent_at, retry_after)
+        if not is_refusal(error):
+            self._limiter.answered(now, sent_at)
+        elif isinstance(error, RateLimitError):
+            self._limiter.rate_limited(now, sent_at, retry_after)
         else:
-            self._limiter.unavailable(now, task.sent_at, retry_after)
+            self._limiter.unavailable(now, sent_at, retry_after)
 
     def _settle(self, outcome: Outcome) -> None:
         self.tally.ended(outcome)
@@ -242,7 +246,7 @@ class Scheduler:
         self._room.set()
 
     def _send(self) -> None:
-        """Write what has ended and what goes now, in one transaction; then let it go."""
+        """Write in one transaction what has ended and what goes now; then let it go."""
         tasks = []
         now = time.monotonic()
         while not self._stopping and self._limiter.delay(now) <= 0.0 and (task := self._next_task(now)):
@@ -277,7 +281,7 @@ class Scheduler:
             return heapq.heappop(self._retries)[2]
         if not self._ready:
             self._hungry = True
-        if not self._ready:  # looked at again: one may have come before it was said
+        if not self._ready:  # asked once more: a row that came before `_hungry` was set has not woken this thread
             return None
         task = self._ready.popleft()
         if len(self._ready) == self._fewest_ready:
@@ -285,10 +289,10 @@ class Scheduler:
         return task
 
     def _settle_the_rest(self) -> None:
-        """When stopped, rows that wait to be sent again have failed, if the agent may have run for them."""
-        for _, _, task in self._retries:
-            if task.error is not None and not is_refusal(task.error):
-                self._settle(error_outcome(task.claim, task.error, task.attempts, None))
+        """Record rows that waited to be sent again as failed, if the agent may have run for them."""
+        for _, _, task, error in self._retries:
+            if not is_refusal(error):
+                self._settle(error_outcome(task.claim, error, task.attempts, None))
         self._retries = []
-        self._settled += self._unwritten  # there may be room again
+        self._settled += self._unwritten  # there may be room on the disk again
         self._send()

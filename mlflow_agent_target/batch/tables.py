@@ -1,33 +1,32 @@
-"""The rows of a batch, one at a time, whatever holds them: an iterable, a frame, a file."""
+"""Tables of any kind: iterables, frames, CSV, JSONL, Parquet. The rows of a batch are read one at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
+from mlflow_agent_target.batch.cells import (
+    Row,
+    columns_of,
+    inputs_of,
+    plain,
+    question,
+    requests,
+    row_of_item,
+    row_of_line,
+)
+from mlflow_agent_target.errors import InvalidInputError
 
-# Columns that hold a row's inputs, where none is named: the two requests' own, and evaluation datasets'.
-_COLUMNS = ("input", "messages", "inputs")
-_ID = "id"
 _ROWS_AT_A_TIME = 256
 
 
-class Row(NamedTuple):
-    """A row's id and what to ask; an error in its place where the row can't be read."""
-
-    id: Any
-    inputs: Any
-
-
 class Rows:
-    """A batch's rows, to be read once.
+    """A batch's rows, which can be read once.
 
     Args:
         inputs: Any iterable of what `predict` takes, a pandas DataFrame or Series, or the name of a CSV, JSONL or
@@ -70,21 +69,12 @@ class Rows:
             )
         if isinstance(inputs, Sized):
             self.size = len(inputs)
-        return self._items(iter(inputs))
-
-    def _items(self, items: Iterator[Any]) -> Iterator[Row]:
-        for item in items:
-            is_record = isinstance(item, Mapping) and not {"input", "messages"} & item.keys()
-            if self._column or (is_record and "inputs" in item):
-                yield self._record(item, self._id_column)
-            else:
-                named = self._id_column and isinstance(item, Mapping)
-                yield Row(_plain(item.get(self._id_column)) if named else None, item)
+        return (row_of_item(item, self._column, self._id_column) for item in inputs)
 
     def _frame(self, frame: Any) -> Iterator[Row]:
-        column, id_column = self._columns_of(list(frame.columns), "The DataFrame")
+        column, id_column = columns_of(list(frame.columns), self._column, self._id_column, "The DataFrame")
         ids = iter(frame[id_column]) if id_column is not None else itertools.repeat(None)
-        return (Row(_plain(id_), _cell(cell)) for id_, cell in zip(ids, frame[column], strict=False))
+        return (Row(plain(id_), inputs_of(cell)) for id_, cell in zip(ids, frame[column], strict=False))
 
     def _file(self, path: Path) -> Iterator[Row]:
         read = _FILES.get(path.suffix.lower())
@@ -95,17 +85,17 @@ class Rows:
         return read(self, path)
 
     def _csv(self, path: Path) -> Iterator[Row]:
-        csv.field_size_limit(1 << 30)
+        csv.field_size_limit(1 << 30)  # a long conversation is longer than its own limit, 128 kB
         file = path.open(encoding="utf-8-sig", newline="")
         records = csv.DictReader(file)
         with _reading(path):
             header = records.fieldnames or []
-        column, id_column = self._columns_of(list(header), str(path))
+        column, id_column = columns_of(list(header), self._column, self._id_column, str(path))
 
         def rows() -> Iterator[Row]:
             with file, _reading(path):
                 for record in records:
-                    yield Row(record.get(id_column) if id_column else None, _cell(record[column]))
+                    yield Row(record.get(id_column) if id_column else None, inputs_of(record[column]))
 
         return rows()
 
@@ -119,12 +109,7 @@ class Rows:
                 except (ValueError, RecursionError) as error:
                     yield Row(None, InvalidInputError(f"Line {number} of {str(path)!r} is no JSON: {error}."))
                     continue
-                if not isinstance(value, dict):
-                    yield Row(None, value)
-                elif self._column or (not {"input", "messages"} & value.keys() and "inputs" in value):
-                    yield self._record(value, self._id_column or _ID)
-                else:
-                    yield Row(value.pop(self._id_column or _ID, None), value)
+                yield row_of_line(value, self._column, self._id_column)
 
     def _parquet(self, path: Path) -> Iterator[Row]:
         try:
@@ -136,43 +121,16 @@ class Rows:
         with _reading(path):
             file = pyarrow.parquet.ParquetFile(path)
         self.size = file.metadata.num_rows
-        column, id_column = self._columns_of(file.schema_arrow.names, str(path))
+        column, id_column = columns_of(file.schema_arrow.names, self._column, self._id_column, str(path))
 
         def rows() -> Iterator[Row]:
             wanted = [column] if id_column is None else [column, id_column]
             with file, _reading(path):
                 for part in file.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
                     for record in part.to_pylist():
-                        yield Row(record[id_column] if id_column else None, _cell(_without_nulls(record[column])))
+                        yield Row(record[id_column] if id_column else None, inputs_of(plain(record[column], "drop")))
 
         return rows()
-
-    def _columns_of(self, columns: list[Any], whose: str) -> tuple[Any, Any]:
-        for named in (self._column, self._id_column):
-            if named is not None and named not in columns:
-                raise InvalidInputError(f"{whose} has no column {named!r}; it has {columns}.")
-        column = self._column
-        if column is None:
-            found = [name for name in _COLUMNS if name in columns]
-            if len(found) != 1:
-                has = "more than one of" if found else "none of"
-                raise InvalidInputError(
-                    f"{whose} has {has} the columns {', '.join(map(repr, _COLUMNS))}; it has {columns}. Name the one "
-                    "that holds the inputs: column=..."
-                )
-            column = found[0]
-        id_column = self._id_column or (_ID if _ID in columns else None)
-        for name in (column, id_column):
-            if columns.count(name) > 1:
-                raise InvalidInputError(f"{whose} has more than one column {name!r}. Name each differently.")
-        return column, id_column
-
-    def _record(self, record: Any, id_column: str | None) -> Row:
-        column = self._column or "inputs"
-        if not isinstance(record, Mapping) or column not in record:
-            given = sorted(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
-            return Row(None, InvalidInputError(f"The row has no {column!r}, but {given}."))
-        return Row(_plain(record.get(id_column)) if id_column else None, _cell(record[column]))
 
 
 _FILES: dict[str, Callable[[Rows, Path], Iterator[Row]]] = {
@@ -182,56 +140,39 @@ _FILES: dict[str, Callable[[Rows, Path], Iterator[Row]]] = {
 }
 
 
-def digest(inputs: Any) -> bytes:
-    """Return what tells a row's inputs from others', whatever they are, in 16 bytes."""
-    try:
-        text = json.dumps(inputs, sort_keys=True, default=_say)
-    except Exception:  # whatever a caller's object raises: they will be refused, the same way the next time
-        text = type(inputs).__name__
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def is_frame(inputs: Any) -> bool:
+    """Return whether `inputs` is a pandas DataFrame or Series, without importing pandas."""
+    return hasattr(inputs, "iloc") and hasattr(inputs, "index")
 
 
-def _say(value: Any) -> Any:
-    if isinstance(value, AgentTargetError):
-        return str(value)
-    dump = getattr(value, "model_dump", None) or getattr(value, "to_dict", None)
-    return dump() if callable(dump) else type(value).__name__
+def requests_of(frame: Any) -> list[Any]:
+    """Return the requests that a frame holds: one a row, or one for a conversation that is spread over its rows.
+
+    Args:
+        frame: A DataFrame with a column `input` or `messages` (a list, or a text, a row; or a message a row), with
+            columns `role` and `content` (a message a row), with a column `inputs` (a request a row), or with one
+            column of questions. The settings of a request (`custom_inputs`, `context`, `temperature`, ...) go with
+            their row; no other column does: expectations, labels and ids are not sent. Or a Series of requests or
+            questions.
+
+    Raises:
+        InvalidInputError: It is not clear what the frame's columns mean.
+    """
+    if not hasattr(frame, "columns"):
+        return list(map(question, map(_plain_or_missing, frame)))
+    if not frame.columns.is_unique:
+        names = ", ".join(repr(str(name)) for name in frame.columns)
+        raise InvalidInputError(f"The DataFrame has columns of the same name: {names}. Name each differently.")
+    return requests({str(name): map(_plain_or_missing, frame[name]) for name in frame.columns})
 
 
-def _cell(value: Any) -> Any:
-    """Return a cell of a table as inputs: text may be a payload's JSON, a dict may be of an evaluation dataset."""
-    value = _plain(value)
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        if isinstance(parsed, dict) or (
-            parsed and isinstance(parsed, list) and all(isinstance(item, dict) for item in parsed)
-        ):
-            value = parsed
-    if isinstance(value, dict) and not {"input", "messages"} & value.keys() and len(value) == 1:
-        (only,) = value.values()  # {"question": "..."}
-        return only if isinstance(only, (str, list)) else value
-    return value
+def _plain_or_missing(cell: Any) -> Any:
+    """Return a frame's cell as plain values; None where it is missing, in whatever way pandas says so."""
+    import pandas
 
-
-def _plain(value: Any) -> Any:
-    """Return numpy's values, which frames hold, as Python's own."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "dtype") and hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop the keys that Parquet adds as nulls to a list of structs of which only some have them."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+    if pandas.api.types.is_scalar(cell) and pandas.isna(cell):
+        return None
+    return plain(cell, "drop_in_structs")
 
 
 @contextlib.contextmanager

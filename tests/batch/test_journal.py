@@ -18,18 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mlflow_agent_target import AgentTargetError, InvalidInputError
 from mlflow_agent_target.batch import journal as journal_module
-from mlflow_agent_target.batch.journal import (
-    FAILED,
-    IN_DOUBT,
-    OK,
-    RELEASED,
-    Claim,
-    Journal,
-    Outcome,
-    Reader,
-    delete,
-    discard,
-)
+from mlflow_agent_target.batch.journal import Journal, Reader, delete, discard
+from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, RELEASED, Claim, Outcome
 
 ABOUT = {"endpoint": "a", "target": "http://127.0.0.1:1"}
 
@@ -62,6 +52,33 @@ def test_it_knows_what_was_written(tmp_path: Path) -> None:
         (4, RELEASED),
     ]
     again.close()
+
+
+VERSION_1 = """CREATE TABLE rows (
+    position INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL,
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    response TEXT,
+    output_text TEXT,
+    error TEXT,
+    error_message TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    seconds REAL,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    total_tokens INTEGER,
+    request_id TEXT
+)"""
+
+
+def test_the_format_is_that_of_version_1(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    Journal(path, ABOUT).close()
+    made = Reader(path).select("SELECT sql FROM sqlite_master")
+    assert [sql for (sql,) in made if sql.startswith("CREATE TABLE rows")] == [VERSION_1]
+    assert Reader(path).select("PRAGMA user_version") == [(1,)]
+    assert Reader(path).select("PRAGMA application_id") == [(int.from_bytes(b"agjl", "big"),)]
 
 
 def text_file(path: Path) -> None:
@@ -136,7 +153,8 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mlflow_agent_target.batch.journal import Claim, Journal\n"
+        "import sys\nfrom pathlib import Path\nfrom mlflow_agent_target.batch.journal import Journal\n"
+        "from mlflow_agent_target.batch.records import Claim\n"
         f"journal = Journal(Path({str(path)!r}), {ABOUT!r})\n"
         "journal.write([], [], [Claim(0, b'0', 'null')])\nprint('open', flush=True)\nsys.stdin.read()"
     )

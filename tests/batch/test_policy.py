@@ -1,27 +1,198 @@
-"""What failures mean in a batch."""
+"""What may be chosen, and what failures mean for the row and for the run."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from mlflow_agent_target import AgentError, EndpointUnavailableError, RateLimitError
-from mlflow_agent_target.batch.policy import BatchOptions
-from mlflow_agent_target.batch.verdicts import Judge
+from mlflow_agent_target import (
+    AgentError,
+    AgentTargetError,
+    AuthenticationError,
+    EndpointNotFoundError,
+    EndpointUnavailableError,
+    InterfaceMismatchError,
+    InvalidInputError,
+    InvalidResponseError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
+)
+from mlflow_agent_target.batch.policy import BatchOptions, Decision, FailurePolicy, is_of_every_row, is_refusal
+from mlflow_agent_target.batch.records import CLAIMED, FAILED, IN_DOUBT, OK, RELEASED
+from mlflow_agent_target.target.settings import Backoff
+
+GOOD_OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"concurrency": 1, "requests_per_minute": 0.5},
+    {"requests_per_minute": 1},
+    {"on_error": "raise", "retry_on": (AgentError, ValueError)},
+]
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "none in flight": ({"concurrency": 0}, "concurrency must be a whole number, 1 or more, not 0"),
+    "fewer than none": ({"concurrency": -1}, "not -1"),
+    "half a request": ({"concurrency": 1.5}, "not 1.5"),
+    "yes in flight": ({"concurrency": True}, "not True"),
+    "no rate": ({"requests_per_minute": 0}, "requests_per_minute must be a number above 0, not 0"),
+    "no number": ({"requests_per_minute": float("nan")}, "not nan"),
+    "an endless rate": ({"requests_per_minute": float("inf")}, "not inf"),
+    "a rate of yes": ({"requests_per_minute": True}, "not True"),
+    "a rate as text": ({"requests_per_minute": "60"}, "not '60'"),
+    "another word": ({"on_error": "ignore"}, "on_error must be 'record' or 'raise', not 'ignore'"),
+    "an error's name": ({"retry_on": ("AgentError",)}, "retry_on must be a class of errors"),
+    "an error itself": ({"retry_on": (AgentError("boom"),)}, "retry_on must be"),
+    "another class": ({"retry_on": (AgentError, str)}, "retry_on must be"),
+    "what ends a program": ({"retry_on": (KeyboardInterrupt,)}, "retry_on must be"),
+}
 
 
-@pytest.mark.parametrize("error", [EndpointUnavailableError("503"), RateLimitError("429")])
-def test_only_an_endpoint_that_answers_nothing_for_long_ends_the_run(error: Exception) -> None:
-    judge = Judge(BatchOptions(total_timeout=600.0))
-    judge.answered()
+@pytest.mark.parametrize("options", GOOD_OPTIONS)
+def test_options_that_can_be_used(options: dict[str, Any]) -> None:
+    assert BatchOptions(**options).ceiling == options.get("concurrency", 192)
+
+
+@pytest.mark.parametrize(("options", "says"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_options_that_cannot_be_used_say_why(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        BatchOptions(**options)
+
+
+def test_what_is_not_chosen() -> None:
+    options = BatchOptions()
+    assert (options.on_error, options.retry_on, options.idempotent, options.rerun_in_doubt) == (
+        "record",
+        (),
+        False,
+        True,
+    )
+    assert (options.retries, options.total_timeout) == (Backoff(), 600.0)
+
+
+@pytest.mark.parametrize("rerun_in_doubt", [True, False])
+def test_rows_of_earlier_runs_are_sent_again_unless_they_are_ok(rerun_in_doubt: bool) -> None:
+    options = BatchOptions(rerun_in_doubt=rerun_in_doubt)
+    sent_again = {state: options.sends_again(state) for state in (OK, FAILED, IN_DOUBT, CLAIMED, RELEASED)}
+    assert sent_again == {OK: False, FAILED: True, IN_DOUBT: rerun_in_doubt, CLAIMED: True, RELEASED: True}
+
+
+REFUSAL, OF_EVERY_ROW, OF_ITS_ROW = "refusal", "of every row", "of its row"
+KINDS: dict[str, tuple[BaseException, str]] = {
+    "too many requests": (RateLimitError("429"), REFUSAL),
+    "a gateway's 503": (EndpointUnavailableError("503"), REFUSAL),
+    "a connection broken in mid-answer": (EndpointUnavailableError("reset", may_have_run=True), OF_ITS_ROW),
+    "an endpoint that starts": (EndpointNotFoundError("404", retryable=True), REFUSAL),
+    "no login": (AuthenticationError("401"), OF_EVERY_ROW),
+    "no permission": (PermissionDeniedError("403"), OF_EVERY_ROW),
+    "a wrong name": (EndpointNotFoundError("404"), OF_EVERY_ROW),
+    "a login that is lost on the way": (AuthenticationError("401", may_have_run=True), OF_EVERY_ROW),
+    "a redirect": (InvalidResponseError("302", may_have_run=False), OF_EVERY_ROW),
+    "an answer that is none": (InvalidResponseError("html"), OF_ITS_ROW),
+    "a payload that can't be sent": (InvalidInputError("nan"), OF_ITS_ROW),
+    "a payload of another interface": (InterfaceMismatchError("tool"), OF_ITS_ROW),
+    "an agent that fails": (AgentError("boom"), OF_ITS_ROW),
+    "no answer in time": (RequestTimeoutError("slow"), OF_ITS_ROW),
+    "an error of none of ours": (ValueError("?"), OF_ITS_ROW),
+}
+
+
+@pytest.mark.parametrize(("error", "kind"), KINDS.values(), ids=KINDS)
+def test_a_failure_is_a_refusal_or_its_rows_or_every_rows(error: BaseException, kind: str) -> None:
+    assert is_refusal(error) == (kind == REFUSAL)
+    decision = failed(error)
+    if kind == REFUSAL:
+        assert decision == Decision(wait=0.0, is_released=True)
+    else:
+        assert is_of_every_row(error) == (kind == OF_EVERY_ROW)
+        assert decision.ends_the_run == decision.is_released == (kind == OF_EVERY_ROW)
+    assert decision.fails_the_row == (kind == OF_ITS_ROW)
+
+
+FAST = Backoff(max_retries=2, factor=1.0, jitter=0.0)
+RETRIED = Decision(wait=1.0)
+HELD_BACK = Decision(wait=0.0, is_released=True)
+THE_ROW_FAILED = Decision()
+THE_RUN_ENDS = Decision(is_released=True, ends_the_run=True)
+
+
+def failed(
+    error: BaseException,
+    now: float = 0.0,
+    attempts: int = 1,
+    seconds: float = 0.1,
+    unavailable: int = 1,
+    **options: Any,
+) -> Decision:
+    policy = FailurePolicy(BatchOptions(**{"retries": FAST, **options}))
+    return policy.failed(error, now, attempts=attempts, seconds=seconds, unavailable_in_a_row=unavailable)
+
+
+BOOM, SLOW, BUSY = AgentError("boom"), RequestTimeoutError("slow"), RateLimitError("429")
+NOBODY = EndpointUnavailableError("refused", unreachable=True)
+DECISIONS: dict[str, tuple[BaseException, dict[str, Any], Decision]] = {
+    "an agent that fails is not run again": (BOOM, {}, THE_ROW_FAILED),
+    "nor if running twice is safe, since it would fail again": (BOOM, {"idempotent": True}, THE_ROW_FAILED),
+    "but where the caller names its error": (BOOM, {"retry_on": (AgentError,)}, RETRIED),
+    "another one that is named changes nothing": (BOOM, {"retry_on": (RateLimitError,)}, THE_ROW_FAILED),
+    "a base class names all of its errors": (BOOM, {"retry_on": (ValueError, AgentTargetError)}, RETRIED),
+    "the second wait is longer": (BOOM, {"retry_on": (AgentError,), "attempts": 2}, Decision(wait=2.0)),
+    "named errors are retried so often": (BOOM, {"retry_on": (AgentError,), "attempts": 3}, THE_ROW_FAILED),
+    "and only within the time": (BOOM, {"retry_on": (AgentError,), "seconds": 599.5}, THE_ROW_FAILED),
+    "which counts from the first attempt": (BOOM, {"retry_on": (AgentError,), "seconds": 598.5}, RETRIED),
+    "a time that ran out is not run again": (SLOW, {}, THE_ROW_FAILED),
+    "but where running twice is safe": (SLOW, {"idempotent": True}, RETRIED),
+    "or where it is named": (SLOW, {"retry_on": (RequestTimeoutError,)}, RETRIED),
+    "an error of none of ours is not retried": (ValueError(), {"idempotent": True}, THE_ROW_FAILED),
+    "but where it is named": (ValueError(), {"retry_on": (ValueError,)}, RETRIED),
+    "a failed row ends the run if the caller says so": (BOOM, {"on_error": "raise"}, Decision(ends_the_run=True)),
+    "but not while it is retried": (BOOM, {"on_error": "raise", "retry_on": (AgentError,)}, RETRIED),
+    "a refusal doesn't end the run either": (BUSY, {"on_error": "raise"}, HELD_BACK),
+    "a refused row is retried while there are retries": (BUSY, {"attempts": 2, "seconds": 601.0}, HELD_BACK),
+    "or while there is time": (BUSY, {"attempts": 3, "seconds": 600.0}, HELD_BACK),
+    "and has failed without either": (BUSY, {"attempts": 3, "seconds": 600.1}, THE_ROW_FAILED),
+    "it ends the run, then, if the caller says so": (
+        BUSY,
+        {"attempts": 3, "seconds": 600.1, "on_error": "raise"},
+        Decision(ends_the_run=True),
+    ),
+    "no retries are none of refusals": (BUSY, {"retries": Backoff(max_retries=0)}, THE_ROW_FAILED),
+    "a single retry is one": (BUSY, {"retries": Backoff(max_retries=1)}, HELD_BACK),
+    "an address where nobody listens": (NOBODY, {"unavailable": 3}, THE_RUN_ENDS),
+    "which may be a moment's": (NOBODY, {"unavailable": 2}, HELD_BACK),
+    "an address where somebody is busy": (EndpointUnavailableError("503"), {"unavailable": 3}, HELD_BACK),
+    "what every row would share": (AuthenticationError("401"), {"retry_on": (AuthenticationError,)}, THE_RUN_ENDS),
+}
+
+
+@pytest.mark.parametrize(("error", "given", "decision"), DECISIONS.values(), ids=DECISIONS)
+def test_what_follows_from_a_failure(error: BaseException, given: dict[str, Any], decision: Decision) -> None:
+    assert failed(error, **given) == decision
+
+
+@pytest.mark.parametrize("error", [EndpointUnavailableError("503"), RateLimitError("429"), NOBODY])
+@pytest.mark.parametrize("heard", [FailurePolicy.answered, lambda policy: ask(policy, BOOM, 0.0)])
+def test_only_an_endpoint_that_answers_nothing_for_long_ends_the_run(error: Exception, heard: Any) -> None:
+    policy = FailurePolicy(BatchOptions(total_timeout=600.0))
+    heard(policy)
     # The rows came slowly: nothing was asked in the hour before.
-    assert not judge.ends_the_run(error, now=3600.0, unavailable_in_a_row=1)
-    assert not judge.ends_the_run(error, now=4200.0, unavailable_in_a_row=9)
-    assert judge.ends_the_run(error, now=4200.1, unavailable_in_a_row=10)
-    judge.answered()
-    assert not judge.ends_the_run(error, now=9000.0, unavailable_in_a_row=1)
+    assert not ask(policy, error, 3600.0).ends_the_run
+    assert not ask(policy, error, 4200.0, unavailable=9).ends_the_run
+    assert ask(policy, error, 4200.1, unavailable=10) == THE_RUN_ENDS
+    heard(policy)
+    assert not ask(policy, error, 9000.0).ends_the_run
+
+
+def test_what_every_row_would_share_is_no_answer() -> None:
+    policy = FailurePolicy(BatchOptions())
+    ask(policy, NOBODY, 0.0)
+    assert ask(policy, PermissionDeniedError("403"), 1.0).ends_the_run
+    assert ask(policy, NOBODY, 2.0, unavailable=3).ends_the_run
 
 
 def test_an_agent_that_fails_ends_nothing() -> None:
-    judge = Judge(BatchOptions())
-    assert not judge.ends_the_run(AgentError("boom"), now=1e6, unavailable_in_a_row=0)
-    assert judge.wait(AgentError("boom"), attempts=1, seconds=0.1) is None
+    policy = FailurePolicy(BatchOptions())
+    assert ask(policy, AgentError("boom"), 1e6, unavailable=0) == THE_ROW_FAILED
+
+
+def ask(policy: FailurePolicy, error: BaseException, now: float, unavailable: int = 1) -> Decision:
+    return policy.failed(error, now, attempts=1, seconds=0.1, unavailable_in_a_row=unavailable)

@@ -1,90 +1,115 @@
-"""What comes of a batch: its exports, its summary, what MLflow shows of it, the command."""
+"""What comes of a batch: its rows, and what they come to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
-import pandas
 import pytest
-from click.testing import CliRunner, Result
 
-from mlflow_agent_target import AgentTargetClient, BatchResult, InvalidInputError
-from mlflow_agent_target.cli import commands
-from tests.counting_server import CountingServer
+from mlflow_agent_target import BatchResult
+from mlflow_agent_target.batch.journal import Journal
+from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, Claim, Outcome
 
-COLUMNS = [
-    *("index", "id", "status", "response", "output_text", "error", "error_message", "attempts", "seconds"),
-    *("input_tokens", "output_tokens", "total_tokens", "request_id"),
+
+def outcome(position: int, state: str, **values: Any) -> Outcome:
+    return Outcome(position, b"", json.dumps(f"id {position}"), state, **values)
+
+
+OUTCOMES = [
+    outcome(0, OK, response='{"n": 0}', output_text="a", attempts=1, seconds=0.1, request_id="q0"),
+    outcome(2, FAILED, error="AgentError", error_message="boom", attempts=2, seconds=0.4),
+    outcome(3, OK, response="{}", attempts=1, seconds=0.2, input_tokens=3, output_tokens=4, total_tokens=7),
+    outcome(4, IN_DOUBT),
+    outcome(5, FAILED, error="InvalidInputError", error_message="nan", attempts=0, seconds=9.9),
+    outcome(6, FAILED, error="AgentError", error_message="boom", attempts=1, seconds=0.3),
+    outcome(7, OK, response="{}", attempts=1, seconds=0.5, input_tokens=10, output_tokens=20, total_tokens=30),
 ]
-QUESTIONS = pandas.DataFrame({"id": [10, 20, 30], "question": ["row 0", None, "row 2"]})
-
-
-@pytest.fixture(scope="module")
-def counting() -> Iterator[CountingServer]:
-    server = CountingServer()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
-def results(counting: CountingServer) -> BatchResult:
-    return AgentTargetClient(counting.target_uri).predict_batch("instant", QUESTIONS, column="question")
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "j.db"
+    journal = Journal(path, {})
+    journal.write(OUTCOMES, [8], [Claim(1, b"", "null"), Claim(8, b"", "null")])
+    journal.close()
+    return path
 
 
-def check(frame: pandas.DataFrame) -> None:
-    assert list(frame.columns) == COLUMNS
-    assert list(frame["index"]) == [0, 1, 2]
-    assert list(frame["status"]) == ["ok", "failed", "ok"]
-    assert list(frame["output_text"].fillna("")) == ["answer to row 0", "", "answer to row 2"]
-    assert frame["error"][1] == "InvalidInputError"
-    assert frame["total_tokens"][2] == 7
+def test_rows_that_have_ended_are_there_in_order(path: Path) -> None:
+    result = BatchResult(path)
+    assert [row.index for row in result] == [0, 2, 3, 4, 5, 6, 7]
+    assert [(row.index, row.error) for row in result.failed] == [
+        (2, "AgentError"),
+        (5, "InvalidInputError"),
+        (6, "AgentError"),
+    ]
+    assert (len(result), len(result.failed)) == (7, 3)
+    assert [result[place].index for place in (0, 1, 6, -1, -7)] == [0, 2, 7, 7, 0]
+    assert [row.index for row in result[1:4]] == [2, 3, 4]
+    assert result.failed[-1].index == 6
+    for place in (7, -8):
+        with pytest.raises(IndexError, match=f"There is no row {place}: 7 have ended"):
+            result[place]
 
 
-def test_a_frame(results: BatchResult) -> None:
-    frame = results.to_pandas()
-    check(frame)
-    assert list(frame["id"]) == [10, 20, 30]
-    assert frame["response"][0]["output"][0]["type"] == "message"
+def test_a_row_says_all_that_is_known(path: Path) -> None:
+    first, failed, counted = BatchResult(path)[:3]
+    assert (first.index, first.id, first.status, first.output_text, first.request_id) == (0, "id 0", "ok", "a", "q0")
+    assert first.response == {"n": 0}
+    assert first.response is not None
+    assert first.response.request_id == "q0"
+    assert (first.attempts, first.seconds, first.usage, first.error) == (1, 0.1, None, None)
+    assert (failed.status, failed.response, failed.error, failed.error_message) == (
+        "failed",
+        None,
+        "AgentError",
+        "boom",
+    )
+    assert counted.usage == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 
 
-def test_lines_of_json(results: BatchResult, tmp_path: Path) -> None:
-    results.to_jsonl(tmp_path / "a.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
-    check(pandas.DataFrame(lines))
-    assert lines[2]["response"]["usage"] == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
-    with pytest.raises(InvalidInputError, match="can't be written"):
-        results.to_jsonl(tmp_path / "none" / "a.jsonl")
+def test_the_numbers_of_the_summary(path: Path) -> None:
+    assert BatchResult(path, seconds=2.0, sent=5).summary() == {
+        "rows": 7,
+        "ok": 3,
+        "failed": 3,
+        "in_doubt": 1,
+        "attempts": 6,
+        "seconds": 2.0,
+        "rows_per_second": 2.5,
+        "latency": {"p50": 0.3, "p90": 0.4, "p95": 0.4, "p99": 0.4, "max": 0.5},
+        "tokens": {"input_tokens": 13, "output_tokens": 24, "total_tokens": 37},
+        "errors": {"AgentError": 2, "InvalidInputError": 1},
+    }
+    assert BatchResult(path).failed.summary()["rows"] == 3
+    assert BatchResult(path).latencies() == [0.1, 0.4, 0.2, 0.3, 0.5]
 
 
-def test_ids_that_json_does_not_know_are_text(counting: CountingServer, tmp_path: Path) -> None:
-    ids = [7, float("nan"), float("inf"), {(1, 2): 3}, chr(0xD800)]
-    records = [{"id": id_, "inputs": f"row {n}"} for n, id_ in enumerate(ids)]
-    results = AgentTargetClient(counting.target_uri).predict_batch("instant", records, id_column="id")
-    expected = [7, None, "inf", "{(1, 2): 3}", chr(0xD800)]
-    assert [row.id for row in results] == expected
-    results.to_jsonl(tmp_path / "a.jsonl")
-    lines = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["id"] for line in lines] == expected
+def test_a_summary_of_nothing(tmp_path: Path) -> None:
+    Journal(tmp_path / "j.db", {}).close()
+    summary = BatchResult(tmp_path / "j.db").summary()
+    assert (summary["rows"], summary["attempts"], summary["rows_per_second"]) == (0, 0, 0.0)
+    assert (summary["latency"], summary["errors"], set(summary["tokens"].values())) == ({}, {}, {0})
 
 
-def test_parquet(results: BatchResult, tmp_path: Path) -> None:
-    results.to_parquet(tmp_path / "a.parquet")
-    frame = pandas.read_parquet(tmp_path / "a.parquet")
-    check(frame)
-    assert [json.loads(value) for value in frame["id"]] == [10, 20, 30]
-    assert json.loads(frame["response"][0])["id"] == "r1"
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_it_says_in_short_what_came(interrupted: bool, path: Path) -> None:
+    result = BatchResult(path, interrupted=interrupted)
+    more = ", interrupted" if interrupted else ""
+    assert repr(result) == f"<BatchResult: 3 ok, 1 in_doubt, 3 failed{more}>"
+    assert repr(result.failed) == f"<BatchResult: 3 failed{more}>"
 
 
-def test_many_rows_are_exported_a_part_at_a_time(counting: CountingServer, tmp_path: Path) -> None:
-    results = AgentTargetClient(counting.target_uri).predict_batch("instant", (f"row {n}" for n in range(700)))
-    results.to_parquet(tmp_path / "a.parquet")
-    assert list(pandas.read_parquet(tmp_path / "a.parquet")["index"]) == list(range(700))
-    assert [row.index for row in results] == list(range(700))
+@pytest.mark.parametrize("is_temporary", [True, False])
+def test_a_temporary_file_goes_with_the_last_who_reads_it(is_temporary: bool, path: Path) -> None:
+    result = BatchResult(path, is_temporary=is_temporary)
+    failed = result.failed
+    del result
+    assert len(failed) == 3
+    del failed
+    assert path.exists() != is_temporary
 
 
 def test_the_summary(results: BatchResult) -> None:
@@ -96,144 +121,3 @@ def test_the_summary(results: BatchResult) -> None:
     assert 0 < summary["latency"]["p50"] <= summary["latency"]["max"]
     assert summary["rows_per_second"] > 0
     json.dumps(summary)
-
-
-def logged(run_id: str) -> tuple[dict[str, str], dict[str, float], set[str]]:
-    run = mlflow.get_run(run_id)
-    artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "batch")}
-    return run.data.params, run.data.metrics, artifacts
-
-
-@pytest.mark.parametrize("is_active", [True, False])
-def test_a_run_shows_the_batch(is_active: bool, counting: CountingServer) -> None:
-    client = AgentTargetClient(counting.target_uri)
-
-    def score(**options: Any) -> None:
-        client.predict_batch("instant", QUESTIONS, column="question", **options)
-
-    if is_active:
-        with mlflow.start_run() as run:
-            score()
-        run_id = run.info.run_id
-    else:
-        score(mlflow_run=True)
-        run_id = mlflow.last_active_run().info.run_id
-    params, metrics, artifacts = logged(run_id)
-    assert params == {
-        "batch.endpoint": "instant",
-        "batch.target": counting.url,
-        "batch.concurrency": "adaptive",
-        "batch.requests_per_minute": "None",
-    }
-    assert (metrics["batch/ok"], metrics["batch/failed"], metrics["batch/rows_done"]) == (2, 1, 3)
-    assert metrics["batch/latency_p50"] > 0
-    assert metrics["batch/total_tokens"] == 14
-    assert artifacts == {f"batch/{name}" for name in ("results.json", *(f"{n}.png" for n in FIGURES))}
-    assert mlflow.get_run(run_id).info.status == "FINISHED"
-
-
-FIGURES = ("latency", "throughput", "concurrency", "errors")
-
-
-def test_nothing_is_logged_unasked(counting: CountingServer) -> None:
-    client = AgentTargetClient(counting.target_uri)
-    before = len(mlflow.search_runs())
-    client.predict_batch("instant", ["row 0"])
-    assert len(mlflow.search_runs()) == before
-    with mlflow.start_run() as run:
-        client.predict_batch("instant", ["row 0"], mlflow_run=False)
-    assert logged(run.info.run_id) == ({}, {}, set())
-
-
-def test_a_bar_is_shown_only_where_it_is_wanted(counting: CountingServer, capsys: pytest.CaptureFixture[str]) -> None:
-    client = AgentTargetClient(counting.target_uri)
-    client.predict_batch("instant", ["row 0"] * 5)
-    assert capsys.readouterr() == ("", "")
-    client.predict_batch("instant", ["row 0"] * 5, progress=True)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "5/5" in err
-    assert "failed=0" in err
-
-
-def test_an_observer_that_fails_ends_nothing(counting: CountingServer) -> None:
-    def fails(_: object) -> None:
-        raise ValueError("no")
-
-    assert len(AgentTargetClient(counting.target_uri).predict_batch("instant", ["row 0"] * 5, progress=fails)) == 5
-
-
-@pytest.fixture
-def score(counting: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    counting.reset()
-    monkeypatch.chdir(tmp_path)
-    lines = [json.dumps({"id": n, "question": f"row {n}"}) for n in range(20)]
-    (tmp_path / "q.jsonl").write_text("\n".join(lines), encoding="utf-8")
-
-    def run(*arguments: str) -> Result:
-        given = ["score", "--target", counting.target_uri, "--endpoint", "instant", "--column", "question", *arguments]
-        return CliRunner().invoke(commands, given)
-
-    return run
-
-
-def test_the_command_scores_a_file(score: Any, counting: CountingServer, tmp_path: Path) -> None:
-    trial = score("--input", "q.jsonl", "--output", "a.jsonl", "--limit", "5")
-    assert trial.exit_code == 0
-    assert len((tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()) == 5
-    for _ in range(2):
-        result = score("--input", "q.jsonl", "--output", "a.jsonl")
-        assert (result.exit_code, result.stdout) == (0, "")
-        assert '"ok": 20' in result.stderr
-    answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(row["id"], row["output_text"]) for row in answers] == [(n, f"answer to row {n}") for n in range(20)]
-    assert set(counting.counts()["asked"].values()) == {1}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.journal", "q.jsonl"]
-    again = score("--input", "q.jsonl", "--output", "a.parquet", "--journal", "a.jsonl.journal", "--restart")
-    assert again.exit_code == 0
-    assert list(pandas.read_parquet(tmp_path / "a.parquet")["status"]) == ["ok"] * 20
-    assert set(counting.counts()["asked"].values()) == {2}
-
-
-def test_the_command_says_when_rows_failed(score: Any, tmp_path: Path) -> None:
-    with (tmp_path / "q.jsonl").open("a", encoding="utf-8") as file:
-        file.write('\n{"id": 99, "question": null}')
-    result = score("--input", "q.jsonl", "--output", "a.jsonl")
-    assert result.exit_code == 1
-    assert '"failed": 1' in result.stderr
-
-
-def test_the_command_shows_what_it_would_send(score: Any, counting: CountingServer, tmp_path: Path) -> None:
-    result = score("--input", "q.jsonl", "--dry-run")
-    assert result.exit_code == 0
-    decoder, text, shown = json.JSONDecoder(), result.stdout.strip(), []
-    while text:
-        value, end = decoder.raw_decode(text)
-        shown.append(value)
-        text = text[end:].strip()
-    assert shown == [{"input": [{"role": "user", "content": f"row {n}"}]} for n in range(3)]
-    assert counting.counts()["asked"] == {}
-    assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--input", "none.csv", "--output", "a.jsonl"], "There is no file"),
-        (["--input", "q.jsonl"], "--output must name"),
-        (["--input", "q.jsonl", "--output", "a.xlsx"], "--output must name"),
-        (["--input", "q.jsonl", "--output", "./q.jsonl"], "must be another file"),
-        (["--input", "q.jsonl", "--output", "a.jsonl", "--journal", "a.jsonl"], "must be another file"),
-        (["--input", "q.jsonl", "--output", "none/a.jsonl"], "There is no folder"),
-        (["--input", "q.jsonl", "--output", "a.jsonl", "--target", "nope"], "not one of this package's"),
-        (["--input", "q.jsonl", "--output", "a.jsonl", "--journal", "q.jsonl", "--restart"], "is no journal"),
-        (["--input", "q.jsonl", "--output", "a.jsonl", "--concurrency", "0"], "concurrency must be"),
-    ],
-)
-def test_the_command_that_cannot_run_exits_with_2(
-    arguments: list[str], said: str, score: Any, counting: CountingServer
-) -> None:
-    result = score(*arguments)
-    assert result.exit_code == 2
-    assert said in result.stderr
-    assert counting.counts()["asked"] == {}

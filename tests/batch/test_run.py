@@ -40,16 +40,8 @@ GOOD = whole(
 DESCRIBED = whole({"name": "a", "task": "agent/v1/responses"})
 
 
-@pytest.fixture(scope="module")
-def counting() -> Iterator[CountingServer]:
-    server = CountingServer()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def agent(counting: CountingServer) -> AgentTargetClient:
-    counting.reset()
     return AgentTargetClient(counting.target_uri)
 
 

@@ -11,9 +11,10 @@ import pandas
 import pytest
 
 from mlflow_agent_target import InvalidInputError
-from mlflow_agent_target.batch.tables import Rows, digest
+from mlflow_agent_target.batch.tables import Rows, is_frame, requests_of
 from tests.conftest import user
 
+HI, YO = user("hi"), user("yo")
 MESSAGES = [user("hi"), {"role": "assistant", "content": "yes?"}, user("and?")]
 FRAME = pandas.DataFrame({"id": ["a", "b"], "question": ["one", "two"], "other": [1.5, None]})
 
@@ -130,29 +131,78 @@ def test_what_cannot_be_read_says_why(inputs: Any, columns: dict[str, Any], said
         list(Rows(inputs(tmp_path) if callable(inputs) else inputs, **columns))
 
 
-def test_digests_tell_inputs_apart() -> None:
-    class Odd:
-        pass
+@pytest.mark.parametrize(
+    ("frame", "requests"),
+    [
+        ({"input": [[HI], [YO]], "top_k": [1.0, numpy.nan]}, [{"input": [HI], "top_k": 1.0}, {"input": [YO]}]),
+        (
+            {"input": ["hi", "yo"], "context": [pandas.NaT, pandas.NA], "custom_inputs": [None, {"a": None}]},
+            [{"input": [HI]}, {"input": [YO], "custom_inputs": {"a": None}}],
+        ),
+        ({"question": ["hi", "yo"], "id": [7, 8]}, [{"input": [HI]}, {"input": [YO]}]),
+        ({0: ["hi", "yo"]}, [{"input": [HI]}, {"input": [YO]}]),
+        ({0: [7]}, [{"input": [user("7")]}]),
+        ({"role": ["user", "user"], "content": ["hi", "yo"], "id": ["m1", None]}, [[{**HI, "id": "m1"}, YO]]),
+        ({"input": []}, []),
+        (
+            {"messages": [[HI], [YO]], "custom_inputs": [{"a": None}, {"a": ()}]},
+            [{"messages": [HI], "custom_inputs": {"a": None}}, {"messages": [YO], "custom_inputs": {"a": []}}],
+        ),
+    ],
+)
+def test_the_rows_of_a_frame_are_requests(frame: dict[Any, Any], requests: list[Any]) -> None:
+    assert requests_of(pandas.DataFrame(frame)) == requests
 
-    class Broken:
-        def to_dict(self) -> Any:
-            raise RuntimeError
 
-    loop: list[Any] = []
-    loop.append(loop)
-    inputs = [
-        "a",
-        "b",
-        ["a"],
-        {"a": 1},
-        {"a": 2},
-        {"a": float("nan")},
-        None,
-        {1: "x"},
-        Odd(),
-        Broken(),
-        loop,
-        chr(0xD800),
-    ]
-    assert len({digest(value) for value in inputs}) == len(inputs)
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+class Row(tuple[Any, ...]):
+    """As pyspark.sql.Row: a tuple that knows its fields."""
+
+    fields: tuple[str, ...]
+
+    @classmethod
+    def of(cls, **values: Any) -> Row:
+        row = cls(values.values())
+        row.fields = tuple(values)
+        return row
+
+    def asDict(self) -> dict[str, Any]:  # noqa: N802
+        return dict(zip(self.fields, self, strict=True))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        numpy.array([{**HI, "type": None, "tool_calls": None}, YO], dtype=object),
+        numpy.array([{**HI, "tool_calls": None}, {**YO, "tool_calls": numpy.array([], dtype=object)}], dtype=object),
+        [Row.of(role="user", content="hi", type=None), Row.of(role="user", content="yo")],
+        ({"role": "user", "content": numpy.str_("hi")}, YO),
+    ],
+)
+def test_what_arrow_and_spark_make_of_lists_of_structs_is_made_plain(messages: Any) -> None:
+    frame = pandas.DataFrame({"messages": [messages]})
+    [request] = requests_of(frame)
+    sent = [{key: value for key, value in message.items() if value != []} for message in request["messages"]]
+    assert sent == [HI, YO]
+    assert type(sent[0]["content"]) is str
+    assert type(request["messages"]) is list
+
+
+def test_a_struct_within_a_struct_is_made_plain() -> None:
+    calls = numpy.array([{"id": "c", "function": {"name": "f", "arguments": None}}], dtype=object)
+    frame = pandas.DataFrame({"messages": [numpy.array([{**HI, "tool_calls": calls}], dtype=object)]})
+    [request] = requests_of(frame)
+    assert request == {"messages": [{**HI, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}]}
+
+
+def test_a_series_is_a_request_a_row() -> None:
+    assert requests_of(pandas.Series(["hi", {"input": [HI]}])) == ["hi", {"input": [HI]}]
+
+
+def test_only_frames_are_frames() -> None:
+    assert all(map(is_frame, (pandas.DataFrame(), pandas.Series([1]))))
+    assert not any(map(is_frame, ({}, [], "hi", None, numpy.array([1]))))
+
+
+def test_columns_of_the_same_name_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="columns of the same name: 'input', 'input'"):
+        requests_of(pandas.DataFrame([["hi", "yo"]], columns=["input", "input"]))

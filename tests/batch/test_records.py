@@ -1,0 +1,188 @@
+"""What is known of a row: its columns, its claim, its outcome."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mlflow_agent_target import AgentError, AgentResponse, InvalidInputError
+from mlflow_agent_target.batch.records import (
+    CLAIMED,
+    COLUMNS,
+    FAILED,
+    IN_DOUBT,
+    OK,
+    RELEASED,
+    SHOWN,
+    SHOWN_NAMES,
+    TOKENS,
+    Claim,
+    Outcome,
+    answer_outcome,
+    digest,
+    error_outcome,
+    row_claim,
+    shown,
+)
+
+HALF = chr(0xD800)  # half of a surrogate pair
+CLAIM = Claim(7, b"d" * 16, '"a"')
+
+
+def test_the_columns_are_an_outcomes_fields() -> None:
+    assert tuple(COLUMNS) == Outcome._fields
+    assert Outcome._fields[:3] == Claim._fields
+    assert TOKENS == ("input_tokens", "output_tokens", "total_tokens")
+
+
+def test_the_journal_has_them_as_it_always_had() -> None:
+    assert [f"{name} {column.sql}" for name, column in COLUMNS.items()] == [
+        *("position INTEGER PRIMARY KEY", "digest BLOB NOT NULL", "id TEXT NOT NULL", "state TEXT NOT NULL"),
+        *("response TEXT", "output_text TEXT", "error TEXT", "error_message TEXT"),
+        *("attempts INTEGER NOT NULL DEFAULT 0", "seconds REAL"),
+        *("input_tokens INTEGER", "output_tokens INTEGER", "total_tokens INTEGER", "request_id TEXT"),
+    ]
+
+
+def test_states_are_what_journals_of_earlier_versions_hold() -> None:
+    assert (OK, FAILED, IN_DOUBT, CLAIMED, RELEASED) == ("ok", "failed", "in_doubt", "claimed", "released")
+
+
+def test_results_show_all_but_the_digest() -> None:
+    assert set(COLUMNS) - set(SHOWN) == {"digest"}
+    assert (
+        *("index", "id", "status", "response", "output_text", "error", "error_message", "attempts", "seconds"),
+        *("input_tokens", "output_tokens", "total_tokens", "request_id"),
+    ) == SHOWN_NAMES
+    assert [column.arrow for column in SHOWN.values()] == [
+        *("int64", "string", "string", "string", "string", "string", "string", "int64", "float64"),
+        *("int64", "int64", "int64", "string"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "differs"),
+    [
+        (Outcome(*CLAIM, OK, response='{"a": [1]}', output_text="{}"), {"response": {"a": [1]}, "output_text": "{}"}),
+        (Outcome(*CLAIM, FAILED, error="E"), {"status": "failed", "error": "E"}),
+        (Outcome(7, b"", "null", OK), {"id": None}),
+    ],
+)
+def test_what_is_shown_of_a_row(outcome: Outcome, differs: dict[str, Any]) -> None:
+    empty = {**dict.fromkeys(SHOWN_NAMES), "index": 7, "id": "a", "status": "ok", "attempts": 0}
+    assert shown(tuple(getattr(outcome, name) for name in SHOWN)) == {**empty, **differs}
+
+
+IDS = [
+    (7, "7"),
+    ("7", '"7"'),
+    (None, "null"),
+    (float("nan"), "null"),
+    (float("inf"), '"inf"'),
+    (1.5, "1.5"),
+    ([1, "b"], '[1, "b"]'),
+    ({(1, 2): 3}, '"{(1, 2): 3}"'),
+    (1j, '"1j"'),
+    ([float("nan")], '"[nan]"'),
+    (HALF, '"\\ud800"'),
+]
+
+
+@pytest.mark.parametrize(("id_", "text"), IDS, ids=[text for _, text in IDS])
+def test_any_id_is_claimed_as_json(id_: Any, text: str) -> None:
+    assert row_claim(3, id_, "hi") == Claim(3, digest("hi"), text)
+
+
+class Odd:
+    pass
+
+
+class Broken:
+    def to_dict(self) -> Any:
+        raise RuntimeError
+
+
+class Model:
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+    def model_dump(self) -> Any:
+        return self.fields
+
+    to_dict = 1
+
+
+def test_digests_tell_inputs_apart() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    inputs: list[Any] = [
+        *("a", "b", ["a"], {"a": 1}, {"a": 2}, {"a": float("nan")}, None, {1: "x"}, Odd(), Broken(), loop, HALF),
+        *(Model(a=3), Model(a=4), InvalidInputError("line 2"), InvalidInputError("line 3")),
+    ]
+    assert len({digest(value) for value in inputs}) == len(inputs)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "hexadecimal"),
+    [
+        ("hi", "da6dc3954ff1f2cfaf89c77a97377474"),
+        ({"input": [{"role": "user", "content": "ä"}]}, "8d6d9f12f10793b0f4a2092c58052478"),
+        (Model(a=1), "6903fb303cd60ccb0a2b9c2592fa773b"),
+        ([Odd(), Odd()], "fa3fb1e6fd5f66471e50011bbe8415cd"),
+        (InvalidInputError("line 2"), "6f6d31de821a7aa60d8092adedc14b32"),
+        ({1: 2, "a": 3}, "4bd4c0f61088c2a0457a9ee0c4160190"),
+    ],
+)
+def test_digests_are_the_same_in_every_version(inputs: Any, hexadecimal: str) -> None:
+    """Journals hold them: rows that were recorded by an earlier version are known by the next."""
+    assert digest(inputs).hex() == hexadecimal
+
+
+USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+TEXT = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "ä"}]}
+ANSWERS: dict[str, tuple[dict[str, Any], str | None, dict[str, Any]]] = {
+    "text": ({"output": [TEXT]}, None, {"output_text": "ä"}),
+    "a request's id": ({"output": []}, "q7", {"request_id": "q7"}),
+    "an id that is no text": ({"output": [], "id": 7}, None, {"request_id": "7"}),
+    "tokens": ({"output": [], "usage": USAGE}, None, USAGE),
+    "the largest count": ({"usage": {**USAGE, "total_tokens": 2**63 - 1}}, None, {**USAGE, "total_tokens": 2**63 - 1}),
+    "too large a count": ({"usage": {**USAGE, "total_tokens": 2**63}}, None, {**USAGE, "total_tokens": None}),
+    "the lowest count": ({"usage": {**USAGE, "total_tokens": 1 - 2**63}}, None, {**USAGE, "total_tokens": 1 - 2**63}),
+    "no counts": ({"usage": "many"}, None, {}),
+    "halves of pairs": (
+        {"output": [{**TEXT, "content": [{"type": "output_text", "text": f"a{HALF}"}]}], "id": f"q{HALF}"},
+        None,
+        {"output_text": "a?", "request_id": "q?"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "request_id", "kept"), ANSWERS.values(), ids=ANSWERS)
+def test_what_is_recorded_of_an_answer(answer: dict[str, Any], request_id: str | None, kept: dict[str, Any]) -> None:
+    outcome = answer_outcome(CLAIM, AgentResponse(answer, request_id=request_id), attempts=2)
+    assert outcome.response is not None
+    outcome.response.encode()  # can be stored
+    assert json.loads(outcome.response) == answer
+    assert ("ä" in outcome.response) == ("ä" in str(answer))
+    expected = Outcome(*CLAIM, OK, response=outcome.response, output_text="", attempts=2)
+    assert outcome == expected._replace(**kept)
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "message", "request_id"),
+    [
+        (AgentError("boom", request_id="q7"), "AgentError", "boom", "q7"),
+        (AgentError(f"b{HALF}m", request_id=f"{HALF}"), "AgentError", "b?m", "?"),
+        (ValueError("no"), "ValueError", "no", None),
+    ],
+)
+@pytest.mark.parametrize("seconds", [0.5, None])
+def test_what_is_recorded_of_a_failure(
+    error: Exception, name: str, message: str, request_id: str | None, seconds: float | None
+) -> None:
+    assert error_outcome(CLAIM, error, 3, seconds) == Outcome(
+        *CLAIM, FAILED, error=name, error_message=message, attempts=3, seconds=seconds, request_id=request_id
+    )
