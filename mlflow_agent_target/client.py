@@ -17,7 +17,8 @@ from mlflow_agent_target.endpoints.platform import open_ai_client
 from mlflow_agent_target.endpoints.routes import Connection
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.formats.answers import AgentResponse
-from mlflow_agent_target.formats.interface import INTERFACES, Interface, interface_for_task
+from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.registry import INTERFACES, interface_for_task
 from mlflow_agent_target.http.exchange import RequestOptions
 from mlflow_agent_target.http.retry import RetryPolicy
 from mlflow_agent_target.streams.stream import AgentStream

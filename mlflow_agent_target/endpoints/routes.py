@@ -20,7 +20,8 @@ from mlflow_agent_target.errors import (
     InvalidInputError,
     RequestTimeoutError,
 )
-from mlflow_agent_target.formats.interface import Interface, interface_for_task
+from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.registry import interface_for_task
 from mlflow_agent_target.http.exchange import RequestOptions, Transport
 from mlflow_agent_target.target.login import Login, check_encrypted, origin
 from mlflow_agent_target.target.names import app_of, is_app

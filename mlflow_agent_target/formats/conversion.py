@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_agent_target.errors import InterfaceMismatchError
+from mlflow_agent_target.formats.chat_agent import ChatAgent
 from mlflow_agent_target.formats.inputs import Request
-from mlflow_agent_target.formats.interface import ChatAgent, Interface
+from mlflow_agent_target.formats.interface import Interface
 
 _Dict = dict[str, Any]
 

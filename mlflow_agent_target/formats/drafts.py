@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_agent_target.formats.pieces import PIECES_APART, GrowingText, content_text, dicts
+from mlflow_agent_target.formats.pieces import PIECES_APART, GrowingText, content_text, dicts, rest
 
 # What the pieces of an item are called: the item's type, the part's, the key of the whole text, the part's number.
 PIECES = {
@@ -149,11 +149,6 @@ def item_text(item: dict[str, Any]) -> str:
     parts = [*dicts(item.get("summary")), *dicts(content)]
     texts = [part.get("text", part.get("refusal")) for part in parts]
     return "".join(text for text in [content, *texts] if isinstance(text, str))
-
-
-def rest(text: str, said: str) -> str:
-    """Return what `text` adds to what was said of it before; nothing, where it puts that otherwise."""
-    return text[len(said) :] if text.startswith(said) else ""
 
 
 def as_id(value: Any) -> str:

@@ -27,6 +27,28 @@ def content_text(content: Any) -> str:
     return "".join(part["text"] for part in dicts(content) if isinstance(part.get("text"), str))
 
 
+def rest(text: str, said: str) -> str:
+    """Return what `text` adds to what was said of it before; nothing, where it puts that otherwise."""
+    return text[len(said) :] if text.startswith(said) else ""
+
+
+def function_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tool calls of a chat message as `function_call` items."""
+    calls = []
+    for call in dicts(message.get("tool_calls")):
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
+        calls.append(
+            {
+                "type": "function_call",
+                "call_id": call.get("id"),
+                "name": function.get("name"),
+                "arguments": function.get("arguments"),
+            }
+        )
+    return calls
+
+
 def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
     """Add a chunk's delta to the message it belongs to, which is read with `finished`.
 

@@ -18,7 +18,8 @@ from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.formats import interface as interfaces
+from mlflow_agent_target.formats import chat_agent, chat_completions, responses
+from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.server.loading import ACCEPTED, load_agent
 from mlflow_agent_target.server.runs import Run, traced
 from mlflow_agent_target.text import printable
@@ -63,7 +64,7 @@ class CallSettings:
 class _Kind:
     """How agents of one interface are called: with which arguments, and what they must answer."""
 
-    interface: type[interfaces.Interface]
+    interface: type[Interface]
     arguments: Callable[[dict[str, Any], ServedAgent, Callable[..., Any]], tuple[Any, ...]]
     answer: type[Any]
     event: type[Any]
@@ -88,10 +89,12 @@ def _chat_model_arguments(payload: dict[str, Any], agent: ServedAgent, method: C
 
 _KINDS: dict[type[Any], _Kind] = {
     ResponsesAgent: _Kind(
-        interfaces.ResponsesAgent, _responses_arguments, ResponsesAgentResponse, ResponsesAgentStreamEvent
+        responses.ResponsesAgent, _responses_arguments, ResponsesAgentResponse, ResponsesAgentStreamEvent
     ),
-    ChatAgent: _Kind(interfaces.ChatAgent, _chat_agent_arguments, ChatAgentResponse, ChatAgentChunk),
-    ChatModel: _Kind(interfaces.ChatCompletions, _chat_model_arguments, ChatCompletionResponse, ChatCompletionChunk),
+    ChatAgent: _Kind(chat_agent.ChatAgent, _chat_agent_arguments, ChatAgentResponse, ChatAgentChunk),
+    ChatModel: _Kind(
+        chat_completions.ChatCompletions, _chat_model_arguments, ChatCompletionResponse, ChatCompletionChunk
+    ),
 }
 
 
@@ -195,7 +198,7 @@ class ServedAgent:
             yield _json({**held, "databricks_output": output})
         elif call.return_trace:
             # Readers of chat completions index into `choices`, of every chunk.
-            choices: dict[str, Any] = {"choices": []} if self.interface is interfaces.ChatCompletions else {}
+            choices: dict[str, Any] = {"choices": []} if self.interface is chat_completions.ChatCompletions else {}
             yield _json({**choices, "databricks_output": output})
 
     def _may_be_last(self, event: dict[str, Any]) -> bool:

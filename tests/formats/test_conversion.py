@@ -29,9 +29,13 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputText
 from pydantic import BaseModel
 
 from mlflow_agent_target import InterfaceMismatchError, InvalidInputError
+from mlflow_agent_target.formats.chat_agent import ChatAgent
+from mlflow_agent_target.formats.chat_completions import ChatCompletions
 from mlflow_agent_target.formats.conversion import encode
 from mlflow_agent_target.formats.inputs import read_inputs
-from mlflow_agent_target.formats.interface import INTERFACES, ChatAgent, ChatCompletions, Interface, ResponsesAgent
+from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.registry import INTERFACES
+from mlflow_agent_target.formats.responses import ResponsesAgent
 from mlflow_agent_target.text import encode_json
 from tests.conftest import user
 
