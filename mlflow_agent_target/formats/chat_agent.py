@@ -15,6 +15,8 @@ class ChatAgent(Interface):
     tasks = ("agent/v2/chat",)
     request_key = "messages"
     response_key = "messages"
+    only_text = True
+    names_tool_results = True
 
     def __init__(self, extras: Answer | None = None) -> None:
         super().__init__(extras)

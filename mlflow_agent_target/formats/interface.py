@@ -1,8 +1,10 @@
-"""The agent interfaces: one class each, with its tasks, its keys, how its answers read and how its streams add up.
+"""What an agent interface is: how its requests and answers look, and how the events of its streams add up. Pure.
 
-Pure. The formats are MLflow's (`mlflow.types.responses`, `mlflow.types.agent`, `mlflow.types.llm`), as Model Serving
-sends them: https://docs.databricks.com/aws/en/generative-ai/agent-framework/query-agent. Servers leave out, repeat and
-add more than the formats say, so everything here takes what is there and asks for nothing.
+A new interface is a module of its own with a subclass of `Interface`, and an entry in `registry.INTERFACES`.
+
+The formats are MLflow's (`mlflow.types.responses`, `mlflow.types.agent`, `mlflow.types.llm`), as Model Serving sends
+them: https://docs.databricks.com/aws/en/generative-ai/agent-framework/query-agent. Servers leave keys out, repeat them
+and add others, so interfaces use what is there and require nothing.
 """
 
 from __future__ import annotations
@@ -10,22 +12,47 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
+from mlflow_agent_target.errors import InterfaceMismatchError
+
 Answer = dict[str, Any]
 Event = dict[str, Any]
 RequestKey = Literal["input", "messages"]
 
 
 class Interface(ABC):
-    """An agent interface. An instance adds up the events of one streamed answer."""
+    """An agent interface. An instance adds up the events of one streamed answer.
+
+    Attributes:
+        name: What users call it.
+        tasks: The `task` values of endpoints that serve it.
+        request_key: The key of a request that holds the messages; it says which of the two request schemas is used.
+        response_key: The key of a whole answer that holds what the agent says.
+        only_text: Whether the content of a message must be text, not null and not a list of parts.
+        names_tool_results: Whether the result of a tool call must name the tool.
+
+    Args:
+        extras: What events said of the answer as a whole before one showed the interface; this is added to.
+    """
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]]
     request_key: ClassVar[RequestKey]
     response_key: ClassVar[str]
+    only_text: ClassVar[bool] = False
+    names_tool_results: ClassVar[bool] = False
 
     def __init__(self, extras: Answer | None = None) -> None:
         # What belongs to the answer as a whole: usage, the trace, custom outputs.
         self._extras: Answer = {} if extras is None else extras
+
+    @classmethod
+    def mismatch(cls, what: str) -> InterfaceMismatchError:
+        """Return the error of a request that says something which this interface has no place for."""
+        key = cls.request_key
+        return InterfaceMismatchError(
+            f"{what} has no counterpart in '{key}', which the endpoint takes: it serves a {cls.name}. "
+            f"Leave it out, or say it as a payload with '{key}' can."
+        )
 
     @staticmethod
     @abstractmethod
@@ -48,18 +75,19 @@ class Interface(ABC):
         """Return whether the answer is complete with this event; None where the event says nothing of the answer."""
 
     def add_text(self, event: Event) -> str | None:  # noqa: ARG002
-        """Take in an event that brings a piece of text and can bring nothing else, no error either; return the text.
+        """Add an event that holds a piece of text and nothing else, and return the text; None for any other event.
 
-        None for all other events, which are for `add`. Most events of a stream are such: this is the short way.
+        Most events of a stream are such, so this is tried first and must be fast. All others go to `add`, as do
+        those that could report an error.
         """
         return None
 
     @abstractmethod
     def add(self, event: Event) -> str:
-        """Take in one event and return the text that it adds to what was said before."""
+        """Add an event, and return the text that is new with it."""
 
     def cut_short(self) -> str:
-        """Return why the answer is not whole though it has ended, where an event said so."""
+        """Return the reason, if an event gave one, why an answer that has ended is incomplete; else ""."""
         return ""
 
     @abstractmethod

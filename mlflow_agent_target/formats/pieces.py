@@ -20,6 +20,11 @@ def dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in as_list(value) if isinstance(item, dict)]
 
 
+def without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return a dict without some of its keys."""
+    return {key: value for key, value in values.items() if key not in keys}
+
+
 def content_text(content: Any) -> str:
     """Return the text of a message's content: a string, or parts of which those that hold `text` count."""
     if isinstance(content, str):

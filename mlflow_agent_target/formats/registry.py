@@ -1,4 +1,4 @@
-"""All agent interfaces, found by an endpoint's task, an answer, an event, a request's key. Pure."""
+"""All agent interfaces, and which one a task, an answer, an event or a request's key belongs to. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from mlflow_agent_target.formats.chat_completions import ChatCompletions
 from mlflow_agent_target.formats.interface import Answer, Event, Interface
 from mlflow_agent_target.formats.responses import ResponsesAgent
 
+# Of two interfaces that something could belong to, the first is taken. ChatAgent comes before ChatCompletions because
+# its messages can say less: what fits a ChatAgent fits both.
 INTERFACES: tuple[type[Interface], ...] = (ResponsesAgent, ChatAgent, ChatCompletions)
 
 
@@ -28,5 +30,5 @@ def interface_of_event(event: Event) -> type[Interface] | None:
 
 
 def interfaces_for_key(key: str) -> tuple[type[Interface], ...]:
-    """Return the interfaces whose requests have `key`, the one that can say the least first."""
+    """Return the interfaces whose requests have `key`, the one whose messages can say the least first."""
     return tuple(interface for interface in INTERFACES if interface.request_key == key)
