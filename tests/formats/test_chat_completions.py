@@ -1,0 +1,22 @@
+"""The stream of a chat model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlflow_agent_target.streams.stream import AgentStream
+from tests.formats.recorded import Recorded, choice, frames
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([choice(logprobs=3), choice(logprobs={"content": [1]})], id="log probabilities"),
+        pytest.param([choice(message="x"), choice(delta={"content": "a"})], id="a message"),
+        pytest.param([choice(delta={"content": "a", "k": {"tool_calls": ["x"]}})], id="tool calls"),
+    ],
+)
+def test_what_is_of_another_form_than_it_should_be_fails_nothing(events: list[dict[str, Any]]) -> None:
+    assert AgentStream(Recorded(frames(*events))).get_final_response()["choices"]
