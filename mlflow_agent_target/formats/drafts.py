@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_agent_target.formats.pieces import PIECES_APART, GrowingText, content_text, dicts, rest
+from mlflow_agent_target.formats.pieces import LONG_PIECE, PIECES_APART, GrowingText, content_text, dicts, rest
 
 # What the pieces of an item are called: the item's type, the part's, the key of the whole text, the part's number.
 PIECES = {
@@ -69,6 +69,7 @@ class Drafts:
     def __init__(self) -> None:
         self._drafts: dict[int, _Draft] = {}
         self._latest: dict[tuple[str, str], _Draft] = {}
+        # The part that the last piece of a message's text went to, by the item's id and the part's number.
         self._open: tuple[Any, Any] | None = None
         self._text = GrowingText()
 
@@ -80,8 +81,12 @@ class Drafts:
             self._open = part
         pieces = self._text.pieces
         pieces.append(text)
-        if len(pieces) >= PIECES_APART:
+        if len(pieces) >= PIECES_APART or len(text) >= LONG_PIECE:
             self._text.join()
+
+    def _close(self) -> None:
+        self._open = None
+        self._text = GrowingText()  # a text that a whole item has brought again must not be kept here, too
 
     def get(self, kind: str, item_id: Any) -> _Draft:
         """Return the draft that a piece belongs to."""
@@ -91,7 +96,7 @@ class Drafts:
     def start(self, item: dict[str, Any]) -> _Draft:
         """Begin a draft with what is known of its item."""
         draft = _Draft(item["type"], dict(item))
-        self._open = None
+        self._close()
         self._drafts[id(draft)] = self._latest[draft.kind, as_id(item.get("id"))] = draft
         return draft
 
@@ -105,7 +110,7 @@ class Drafts:
         draft.item.update({k: event[k] for k in ("call_id", "name") if event.get(k) is not None})
         if step == "done":
             value = draft.put(value, part, event.get(index))
-            self._open = None
+            self._close()
         else:
             draft.text(part, event.get(index)).write(value)
         return value if part == "output_text" else ""
@@ -121,7 +126,7 @@ class Drafts:
         if same is None:
             return ""
         del self._drafts[id(same)]
-        self._open = None
+        self._close()
         key = (same.kind, as_id(same.item.get("id")))
         if self._latest.get(key) is same:
             del self._latest[key]
@@ -137,7 +142,7 @@ class Drafts:
         items = self.items()
         self._drafts.clear()
         self._latest.clear()
-        self._open = None
+        self._close()
         return items
 
 

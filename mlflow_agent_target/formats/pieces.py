@@ -6,8 +6,11 @@ from typing import Any
 
 # What a delta says of its message as a whole; its other texts and lists are pieces that follow each other.
 _SAID_ONCE = frozenset({"role", "id", "name", "tool_call_id", "type", "index"})
-# As many pieces of a growing text are kept apart.
+# The pieces of a growing text are joined when there are this many, or when one is this long.
 PIECES_APART = 256
+LONG_PIECE = 4096
+# Blocks are not added to the text before they have this many characters, however short the text is.
+_LONG_BLOCK = 65_536
 
 
 def as_list(value: Any) -> list[Any]:
@@ -84,30 +87,64 @@ def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 class GrowingText:
-    """A text that grows: a piece more costs the same however long it is, and no memory beside the text's own.
+    """A text that grows piece by piece and takes little more memory than its characters need.
 
-    A list of the pieces would keep a small string for each, of ten times its size; so does `io.StringIO`, for long.
+    A list of all pieces would hold a small string for each, ten times as large as its text. Adding each piece to one
+    long string might copy that string each time. So the last few pieces wait in a list, are joined to a block, and the
+    blocks are added to the text when together they are a sixteenth of it.
+
+    One thread adds pieces. Any thread, or a signal handler, may ask for the whole text meanwhile.
     """
 
     def __init__(self, text: str = "") -> None:
-        self._joined: list[str] = [text]
         self.pieces: list[str] = []
-        """The last pieces; whoever adds one here joins them when there are `PIECES_APART`."""
+        """The last pieces. `write` adds one; whoever does so here, to save the call, calls `join` as `write` does."""
+        # The whole text is `_text`, then `_blocks`, then `pieces`. Text moves from one to another in lines that hold no
+        # call and no loop. CPython switches threads and runs signal handlers only at calls and loops, so nobody sees
+        # text twice or not at all. `_changes` counts the moves: who finds it changed has been overtaken.
+        self._text = text
+        self._blocks: list[str] = []
+        self._size_of_blocks = 0
+        self._changes = 0
 
     def write(self, piece: str) -> None:
         """Add a piece."""
         self.pieces.append(piece)
-        if len(self.pieces) >= PIECES_APART:
+        if len(self.pieces) >= PIECES_APART or len(piece) >= LONG_PIECE:
             self.join()
 
     def join(self) -> None:
         """Make one string of the pieces."""
-        self._joined.append("".join(self.pieces))
-        self.pieces.clear()
+        changes, count = self._changes, len(self.pieces)
+        block = "".join(self.pieces[:count])
+        size = len(block)
+        if self._changes == changes:
+            self._changes = changes + 1
+            self._blocks += [block]
+            self._size_of_blocks += size
+            del self.pieces[:count]
+        if self._size_of_blocks > max(_LONG_BLOCK, len(self._text) // 16):
+            self._join_all()
+
+    def _join_all(self) -> None:
+        changes, blocks, pieces = self._changes, len(self._blocks), len(self.pieces)
+        more = "".join([*self._blocks[:blocks], *self.pieces[:pieces]])
+        if self._changes == changes:
+            self._changes = changes + 1
+            # CPython extends a string in place, without a second copy, if one local variable alone refers to it.
+            text = self._text
+            self._text = ""
+            text += more
+            self._text = text
+            self._size_of_blocks = 0
+            del self._blocks[:blocks]
+            del self.pieces[:pieces]
 
     def whole(self) -> str:
-        """Return all of it."""
-        return "".join([*self._joined, *self.pieces])
+        """Return the whole text, as the one string that is kept."""
+        if self._blocks or self.pieces:
+            self._join_all()
+        return "".join([self._text, *self._blocks, *self.pieces])
 
 
 def finished(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_agent_target import AgentResponse
 from mlflow_agent_target.streams.stream import AgentStream
-from tests.formats.recorded import CALL, CHAT_CALL, Recorded, delta, frames, message
+from tests.formats.recorded import CALL, CHAT_CALL, Recorded, choice, delta, done, frames, message
 
 STREAMS = Path(__file__).parent.parent / "streams"
-
-
 TRACE = {"info": {"trace_id": "tr-1"}, "data": {"spans": []}}
-
-
 REAL_CALL = {**CALL, "id": "fc"}
 
 
@@ -224,6 +222,46 @@ def test_adding_up_costs_the_same_however_long_the_text_is() -> None:
     for event in (delta("some text "), {"delta": {"id": "m", "content": "some text "}}):
         stream = AgentStream(Recorded(*[frames(*[event] * 1000).removesuffix(b"data: [DONE]\n\n")] * 200, frames()))
         assert len(stream.get_final_response().output_text) == 2_000_000
+
+
+LONG = "x" * 1000
+SIZE = 20_000 * len(LONG)
+PIECES = {
+    "ResponsesAgent": delta(LONG),
+    "ChatAgent": {"delta": {"id": "m", "content": LONG}},
+    "ChatModel": choice(delta={"content": LONG}),
+    "arguments of a call": {"type": "response.function_call_arguments.delta", "item_id": "fc", "delta": LONG},
+}
+
+
+def streamed(event: dict[str, Any], *last: dict[str, Any]) -> AgentStream:
+    piece = frames(event).removesuffix(b"data: [DONE]\n\n")
+    return AgentStream(Recorded(*[piece] * 20_000, frames(*last)))
+
+
+def traced(stream: AgentStream) -> tuple[AgentResponse, float, float]:
+    """Return a stream's answer, and for each character of its text the bytes that are kept, and were at most."""
+    tracemalloc.start()
+    try:
+        answer = stream.get_final_response()
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return answer, kept / SIZE, peak / SIZE
+
+
+@pytest.mark.parametrize("event", PIECES.values(), ids=PIECES)
+def test_each_piece_of_text_is_kept_once(event: dict[str, Any]) -> None:
+    _, kept, peak = traced(streamed(event))
+    assert 1 <= kept < 1.05
+    assert peak < 1.2
+
+
+def test_a_text_that_comes_again_whole_is_kept_once() -> None:
+    stream = streamed(delta(LONG), done(message("m", LONG * 20_000)))
+    answer, kept, _ = traced(stream)
+    assert len(answer.output_text) == SIZE
+    assert 1 <= kept < 1.05
 
 
 def test_events_are_never_changed() -> None:
