@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-import threading
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -30,27 +32,24 @@ def test_a_growing_text_is_its_pieces_one_after_another(pieces: list[str]) -> No
     assert last.whole() == last.whole() == "so " + "".join(pieces)
 
 
-def test_another_thread_sees_a_growing_text_as_it_was_at_some_time() -> None:
-    text, expected = GrowingText(), "".join(f"{number:09}" for number in range(100_000))
-    over, wrong = threading.Event(), []
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 7, 11])
+def test_who_asks_for_a_growing_text_while_it_is_joined_sees_it_once(every: int) -> None:
+    text, expected, wrong = GrowingText(), "".join(f"{number:0500}" for number in range(2000)), []
+    calls = itertools.count()
 
-    def look() -> None:
-        while not over.is_set():
-            if not expected.startswith(seen := text.whole()):
-                wrong.append(len(seen))
+    def come_in_between(frame: FrameType, event: str, _: Any) -> None:
+        # At calls, which is where CPython lets other threads and the handlers of signals come in.
+        if frame.f_code.co_name in ("join", "_join_all") and next(calls) % every == 0:
+            seen = text.whole()
+            if not expected.startswith(seen):
+                wrong.append((event, len(seen)))
 
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setprofile(come_in_between)
     try:
-        for thread in threads:
-            thread.start()
-        for number in range(100_000):
-            text.write(f"{number:09}")
+        for number in range(2000):
+            text.write(f"{number:0500}")
     finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-        sys.setswitchinterval(interval)
-    assert text.whole() == expected
+        sys.setprofile(None)
+    assert next(calls) > 20
     assert not wrong
+    assert text.whole() == expected
