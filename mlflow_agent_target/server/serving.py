@@ -1,4 +1,4 @@
-"""Real MLflow agents behind the REST surface of Model Serving, on this machine."""
+"""Local agents behind a port: beside the caller's program, or as the command `mlflow deployments run-local`."""
 
 from __future__ import annotations
 
