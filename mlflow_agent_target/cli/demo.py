@@ -62,15 +62,15 @@ def demo() -> None:
 
 
 def _temporary_store() -> str:
-    """Let MLflow keep traces and runs in a folder of the system's for temporary files, and return its address.
+    """Let MLflow keep traces and runs in a temporary folder, and return the address of its database there.
 
-    Its own choice would be a database in the current folder.
+    MLflow itself would make a database in the current folder.
     """
     import mlflow
 
-    logging.disable(logging.INFO)  # what is said of making a database
+    logging.disable(logging.INFO)  # MLflow logs each step of making a database
     folder = Path(tempfile.mkdtemp(prefix="agent-target-demo-"))
-    os.chdir(folder)  # where MLflow 3.2 makes a folder for artifacts, needed or not
+    os.chdir(folder)  # MLflow 3.2 makes a folder for artifacts in the current one, even if it needs none
     store = f"sqlite:///{folder / 'mlflow.db'}"
     mlflow.set_tracking_uri(store)
     experiment = mlflow.create_experiment("agent-target demo", artifact_location=(folder / "artifacts").as_uri())
@@ -102,7 +102,7 @@ def _ui(store: str) -> str:
 
 
 def _type(source: str, session: dict[str, Any]) -> None:
-    """Show lines of Python as they would be typed, and run just those."""
+    """Show lines of Python as if they were typed at a prompt, and run them."""
     first, *more = source.splitlines()
     print("\n".join([f">>> {first}", *(f"... {line}" for line in more)]), flush=True)
     exec(compile(source + "\n", "<demo>", "single"), session)  # noqa: S102 (the lines above, and nothing else)

@@ -47,7 +47,8 @@ class ChatAgent(Interface):
         keep(self._extras, event, [key for key in event if key != "delta"])
         if not isinstance(delta := event.get("delta"), dict):
             return ""
-        # A chunk without an id goes on with the message before it; an id may be a placeholder that messages share.
+        # A chunk without an id continues the message before it. One id may be a placeholder that several messages
+        # share: another role or another tool call is another message.
         self._last_id = str(delta.get("id") or self._last_id)
         message = self._current.get(self._last_id)
         if message is None or any(

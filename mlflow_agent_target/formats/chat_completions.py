@@ -36,7 +36,7 @@ class ChatCompletions(Interface):
 
     @staticmethod
     def ends(event: Event) -> bool | None:
-        # A chunk without choices tells the usage, after the end as well.
+        # A chunk without choices tells the usage. It may come after the end.
         choices = dicts(event.get("choices"))
         return all(isinstance(choice.get("finish_reason"), str) for choice in choices) if choices else None
 
@@ -53,7 +53,7 @@ class ChatCompletions(Interface):
                 merge_delta(known["message"], delta)
                 added = content_text(delta.get("content"))
             if isinstance(message := choice.get("message"), dict):
-                # Whole, from a server that does not stream; with what was said before, if it does after all.
+                # A whole message, from a server that does not stream. If pieces of it have come, it repeats them.
                 said = content_text(finished(known["message"]).get("content"))
                 known["message"] = {"role": "assistant"}
                 merge_delta(known["message"], message)

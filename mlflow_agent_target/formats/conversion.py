@@ -1,8 +1,8 @@
-"""From one request schema to the other, with nothing dropped: what has no counterpart there is an error. Pure.
+"""A request from one schema to the other. Nothing is dropped: what has no counterpart there is an error. Pure.
 
 A ResponsesAgent's `input` is a flat list of items, in which a tool call and its result are items of their own. In a
 ChatAgent's or ChatModel's `messages`, the calls hang on the assistant's message, and the result is a message of the
-role `tool`. There and back is the same again, for all that both can say.
+role `tool`. What both can say is the same again after a conversion there and back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlflow_agent_target.formats.request_settings import convert_settings
 
 _Dict = dict[str, Any]
 
-# Keys that a conversion gives a counterpart; all others travel along as they are.
+# The keys that have a counterpart, or are refused. All others are sent as they are.
 _MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "type", "attachments", "refusal")
 _CALL_KEYS = ("id", "type", "function")
 _CALL_ITEM_KEYS = ("type", "id", "call_id", "name", "arguments", "item_id")
@@ -66,7 +66,8 @@ class _Items:
         calls = _calls(message, where, self._interface)
         rest = {k: v for k, v in without(message, _MESSAGE_KEYS).items() if v is not None or k not in ("id", "name")}
         items = []
-        # A message that only calls is its calls, unless it says more of itself, or would run into the one before it.
+        # A message that holds nothing but calls needs no item of its own, unless it has other keys, or its calls would
+        # be taken for those of the message before it.
         runs_in = follows.get("role") == "assistant" or follows.get("type") == "function_call"
         if message.get("content") or not calls or runs_in or set(rest) - {"id"}:
             content = self._content(message.get("content") or "", message["role"], where)
@@ -107,7 +108,7 @@ class _Items:
             raise self._interface.mismatch(f"{where} without 'tool_call_id'")
         rest = without(message, _MESSAGE_KEYS)
         if rest.get("name") == self._tool_names.get(call_id):
-            rest.pop("name", None)  # the call says it
+            rest.pop("name", None)  # the item of the call says it
         return {"type": "function_call_output", "call_id": call_id, "output": message["content"], **rest}
 
     def _content(self, content: Any, role: str, where: str) -> Any:
@@ -152,7 +153,7 @@ class _Messages:
         return self._messages
 
     def _add_call(self, item: _Dict, where: str) -> None:
-        """Hang a call on the assistant's message before it, where there is one: calls made together stay together."""
+        """Add a call to the assistant's message right before it, or else to a new one: parallel calls stay together."""
         for key in ("call_id", "name", "arguments"):
             if not isinstance(item.get(key), str):
                 raise self._interface.mismatch(f"{where}.{key} (not a string)")
@@ -191,7 +192,8 @@ class _Messages:
         if not isinstance(content, list):
             return content
         parts = [self._part(part, f"{where}[{index}]") for index, part in enumerate(content)]
-        # What an agent once answered, sent on: text with its empty annotations. Many ChatModels read only plain text.
+        # A part with `annotations` is an earlier answer of an agent. It is sent as plain text, since many ChatModels
+        # read nothing else.
         is_answer = len(parts) == 1 and set(parts[0]) == {"type", "text"} and "annotations" in content[0]
         if not self._interface.only_text and not is_answer:
             return parts
@@ -202,7 +204,7 @@ class _Messages:
     def _part(self, part: _Dict, where: str) -> _Dict:
         kind = part["type"]
         if kind in ("input_text", "output_text", "text"):
-            # Empty annotations say nothing; others, and log probabilities, would be lost.
+            # Where they are empty nothing is lost.
             if lost := [key for key in ("annotations", "logprobs") if part.get(key)]:
                 raise self._interface.mismatch(f"{where}.{lost[0]}")
             return {**without(part, ("annotations", "logprobs")), "type": "text"}

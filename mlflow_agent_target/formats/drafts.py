@@ -1,4 +1,4 @@
-"""Output items of the Responses format: what they say, and those of which only pieces have come. Pure."""
+"""Output items of the Responses format: drafts, of which only pieces have come, and what whole items say. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 from mlflow_agent_target.formats.pieces import LONG_PIECE, PIECES_APART, GrowingText, content_text, dicts, rest
 
-# What the pieces of an item are called: the item's type, the part's, the key of the whole text, the part's number.
+# The events that bring pieces, without their last word (`delta` or `done`). For each: the type of the item and of the
+# part that its text belongs to, and the event's keys for the whole text and for the number of the part.
 PIECES = {
     "response.output_text": ("message", "output_text", "text", "content_index"),
     "response.refusal": ("message", "refusal", "refusal", "content_index"),
@@ -14,11 +15,12 @@ PIECES = {
     "response.reasoning_summary_text": ("reasoning", "summary_text", "text", "summary_index"),
     "response.reasoning_text": ("reasoning", "reasoning_text", "text", "content_index"),
 }
+# How the types of output items end.
 _ITEM_TYPES = ("message", "reasoning", "_call", "_output", "_request", "_response", "mcp_list_tools")
 
 
 class _Draft:
-    """An item of which only pieces have come: what is known of it beside its texts, and the texts of its parts."""
+    """An item of which only pieces have come: the texts of its parts, and what else is known of it."""
 
     def __init__(self, kind: str, item: dict[str, Any]) -> None:
         self.kind = kind
@@ -33,24 +35,27 @@ class _Draft:
         return buffer
 
     def put(self, text: str, part: str, index: Any) -> str:
-        """Set the whole text of a part and return what that adds to its pieces."""
+        """Set the whole text of a part, and return what its pieces had not said yet."""
         said = self.text(part, index).whole()
         self._texts[part, index if isinstance(index, int) else 0] = GrowingText(text)
         return rest(text, said)
 
     def has_id_of(self, item: dict[str, Any]) -> bool:
-        """Return whether a whole item has the same id, which may be a placeholder that different items share."""
+        """Return whether a whole item has the same id. That proves little: different items may share a placeholder."""
         if (call_id := self.item.get("call_id")) and item.get("call_id"):
             return bool(call_id == item["call_id"])
         return as_id(self.item.get("id")) == as_id(item.get("id"))
 
     def has_text_of(self, item: dict[str, Any]) -> bool:
-        """Return whether a whole item says the same, or goes on with it; its id can differ from its pieces'."""
+        """Return whether one of the two texts, this draft's and a whole item's, begins with the other.
+
+        The ids may differ all the same: some servers give pieces other ids than the item.
+        """
         said, full = item_text(self.as_item()).strip(), item_text(item).strip()
         return bool(said and full) and (full.startswith(said) or said.startswith(full))
 
     def as_item(self) -> dict[str, Any]:
-        """Return what there is of it, as an item."""
+        """Return what has come of it, as an item."""
         texts = [(part, buffer.whole()) for (part, _), buffer in list(self._texts.items())]
         if self.kind == "function_call":
             return {**self.item, "arguments": "".join(text for _, text in texts) or self.item.get("arguments") or ""}
@@ -64,7 +69,7 @@ class _Draft:
 
 
 class Drafts:
-    """The items of a stream of which only pieces have come. A whole item brings its text again, and ends its draft."""
+    """All drafts of a stream. A draft ends when its item comes whole, which repeats the text."""
 
     def __init__(self) -> None:
         self._drafts: dict[int, _Draft] = {}
@@ -74,7 +79,7 @@ class Drafts:
         self._text = GrowingText()
 
     def write(self, event: dict[str, Any], text: str) -> None:
-        """Add a piece of a message's text. Most events are such, and go on with the part of the one before."""
+        """Add a piece of a message's text. Most events bring one, to the same part as the event before."""
         part = (event.get("item_id"), event.get("content_index"))
         if part != self._open:
             self._text = self.get("message", part[0]).text("output_text", part[1])
@@ -116,7 +121,10 @@ class Drafts:
         return value if part == "output_text" else ""
 
     def take(self, item: dict[str, Any]) -> str:
-        """End the draft of a whole item, and return the assistant's text that its pieces said."""
+        """End the draft of an item that has come whole, and return the assistant's text that its pieces have said.
+
+        Where several drafts could be meant, one that says the same counts more than one that only has the same id.
+        """
         ours = [draft for draft in self._drafts.values() if draft.kind == item.get("type", "message")]
         by_id = [draft for draft in ours if draft.has_id_of(item)]
         same = next(
@@ -133,12 +141,12 @@ class Drafts:
         return assistant_text(same.as_item())
 
     def items(self) -> list[dict[str, Any]]:
-        """Return them as items, in the order in which they began."""
-        # A copy: a stream may be closed, and told how far it came, while another thread reads it.
+        """Return the drafts as items, in the order in which they began."""
+        # A copy of the list: another thread may close the stream, and ask for this, while one still adds to it.
         return [draft.as_item() for draft in list(self._drafts.values())]
 
     def take_all(self) -> list[dict[str, Any]]:
-        """End them all, and return them as items."""
+        """End all drafts, and return them as items."""
         items = self.items()
         self._drafts.clear()
         self._latest.clear()
@@ -182,7 +190,7 @@ def same_id(known: dict[str, Any], item: dict[str, Any]) -> bool:
 
 
 def same_kind(known: dict[str, Any], item: dict[str, Any]) -> bool:
-    """Return whether two items of one inner response may be the same, told in other words."""
+    """Return whether two items of one inner response may be the same though they differ in words and ids."""
     told_apart = known.get("call_id") and item.get("call_id")
     return known.get("type") == item.get("type") and not told_apart
 

@@ -1,10 +1,10 @@
-"""Messages and their pieces, as chat APIs write them: read tolerantly, and added up. Pure."""
+"""Messages and their deltas, as chat APIs write them: read whatever their form, and added up. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# What a delta says of its message as a whole; its other texts and lists are pieces that follow each other.
+# Keys of a delta that are said of the whole message. Under all other keys, texts and lists are pieces to be added up.
 _SAID_ONCE = frozenset({"role", "id", "name", "tool_call_id", "type", "index"})
 # The pieces of a growing text are joined when there are this many, or when one is this long.
 PIECES_APART = 256
@@ -29,14 +29,14 @@ def without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def content_text(content: Any) -> str:
-    """Return the text of a message's content: a string, or parts of which those that hold `text` count."""
+    """Return the text of a message's content, which is a string or a list of parts; parts without text are left out."""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in dicts(content) if isinstance(part.get("text"), str))
 
 
 def rest(text: str, said: str) -> str:
-    """Return what `text` adds to what was said of it before; nothing, where it puts that otherwise."""
+    """Return what follows `said` in `text`; "" where `text` does not begin with it."""
     return text[len(said) :] if text.startswith(said) else ""
 
 
@@ -58,9 +58,9 @@ def function_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a chunk's delta to the message it belongs to, which is read with `finished`.
+    """Add a chunk's delta to the message that it belongs to.
 
-    Growing texts are kept as buffers: adding to a string would copy it each time.
+    The message's texts become `GrowingText`s; `finished` returns it with strings.
     """
     for key, value in delta.items():
         if value is None:
@@ -148,7 +148,7 @@ class GrowingText:
 
 
 def finished(value: Any) -> Any:
-    """Return what pieces were added up to, as plain values that nothing is added to any more."""
+    """Return what `merge_delta` has made so far as plain JSON values, which later deltas do not change."""
     if isinstance(value, GrowingText):
         return value.whole()
     if isinstance(value, list):
@@ -169,7 +169,7 @@ def _unnumbered(call: Any) -> Any:
 
 
 def _merge_parts(known: list[Any], new: list[Any]) -> None:
-    """Add content parts to those before them: a part of the same type goes on with the last one's text."""
+    """Add content parts to those before them. A part of the same type as the last one continues its text."""
     for part in new:
         last = known[-1] if known and isinstance(known[-1], dict) else {}
         if isinstance(part, dict) and _goes_on(last, part):
@@ -187,7 +187,7 @@ def _goes_on(last: dict[str, Any], part: dict[str, Any]) -> bool:
 
 
 def _merge_calls(calls: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the pieces of tool calls to the calls they belong to, by `index` and `id`, or else to the last one."""
+    """Add pieces of tool calls to the calls that they belong to: by `index` and `id`; without either, to the last."""
     for piece in new:
         index, call_id = piece.get("index"), piece.get("id") or None
         if index is None and call_id is None:
@@ -195,7 +195,7 @@ def _merge_calls(calls: list[dict[str, Any]], new: list[dict[str, Any]]) -> list
         elif index is None:
             same = next((c for c in calls if c.get("id") == call_id), None)
         else:
-            # Some servers number all calls 0: another id is another call.
+            # Some servers give every call the index 0. Another id is another call.
             same = next((c for c in reversed(calls) if c.get("index") == index), None)
             if same is not None and call_id and same.get("id") not in (None, call_id):
                 same = next((c for c in calls if c.get("id") == call_id), None)
@@ -225,7 +225,7 @@ def _merge_function(call: dict[str, Any], piece: dict[str, Any]) -> None:
 
 
 def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:
-    """Add the usage of one inner response to that of those before it."""
+    """Return the sum of the usage so far and that of one more inner response."""
     if not isinstance(known, dict):
         return new
     total = {**known, **new}
@@ -240,7 +240,7 @@ def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep(extras: dict[str, Any], event: dict[str, Any], keys: list[str]) -> None:
-    """Keep an event's values for `keys`, which may come on any event: the last one that is not null counts."""
+    """Put an event's values for `keys` into `extras`, over those of earlier events; nulls are left out."""
     for key in keys:
         value = event.get(key)
         if value is None:
@@ -250,7 +250,7 @@ def keep(extras: dict[str, Any], event: dict[str, Any], keys: list[str]) -> None
             said = {k: v for k, v in value.items() if v is not None}
             extras[key] = {**known, **said} if isinstance(known, dict) else said
         elif key == "trace_id":
-            # AgentServer gives it as an event of its own, and in a whole answer as metadata.
+            # MLflow's AgentServer sends it as an event of its own; in a whole answer it is in the metadata.
             known = extras.get("metadata")
             extras["metadata"] = {**(known if isinstance(known, dict) else {}), "trace_id": value}
         else:

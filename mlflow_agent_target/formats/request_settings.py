@@ -18,10 +18,14 @@ _LIMITS_OF_RESPONSES = {"max_output_tokens": "max_tokens"}
 
 
 def convert_settings(payload: _Dict, interface: type[Interface]) -> _Dict:
-    """Return what else a request says, under the names and in the forms of the other schema."""
+    """Return a payload without its messages in the schema that `interface` takes.
+
+    Raises:
+        InterfaceMismatchError: A setting has no counterpart there; the error names it.
+    """
     if interface.request_key == "input":
         if payload.get("stop"):
-            raise interface.mismatch("'stop'")  # it would be ignored, and the answer run on
+            raise interface.mismatch("'stop'")  # a ResponsesAgent would ignore it and go on
         names, declared, formatted = _LIMITS_OF_CHAT, _flat, _text
     else:
         names, declared, formatted = _LIMITS_OF_RESPONSES, _nested, _response_format
@@ -48,7 +52,7 @@ def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:
 
 
 def _text(payload: _Dict, interface: type[Interface]) -> _Dict:
-    """Put a chat request's `response_format` into `text`, where the other schema has it."""
+    """Return a chat request's settings with its `response_format` as the `text` of the other schema."""
     settings, wanted = without(payload, ("response_format",)), payload.get("response_format")
     if wanted is None:
         return settings
@@ -63,7 +67,7 @@ def _text(payload: _Dict, interface: type[Interface]) -> _Dict:
 
 
 def _response_format(payload: _Dict, interface: type[Interface]) -> _Dict:
-    """Take what `_text` puts into `text` out of it."""
+    """Return a responses request's settings with its `text` as the `response_format` of the other schema."""
     settings, text = without(payload, ("text",)), payload.get("text")
     if text is None:
         return settings
@@ -89,7 +93,7 @@ def _format_type(wanted: Any, where: str, interface: type[Interface]) -> Any:
 
 
 def _renamed(payload: _Dict, names: dict[str, str], interface: type[Interface]) -> _Dict:
-    """Return a payload with the limit on tokens, which has several names, under the one it has there."""
+    """Return a payload with its limit on tokens under the name that this has in the other schema."""
     known = {*names, *names.values()}
     payload = {key: value for key, value in payload.items() if key not in known or value is not None}
     limits = [key for key in payload if key in known]

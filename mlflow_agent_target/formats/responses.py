@@ -17,8 +17,9 @@ from mlflow_agent_target.formats.failures import ERROR_KEYS
 from mlflow_agent_target.formats.interface import Answer, Event, Interface
 from mlflow_agent_target.formats.pieces import as_list, dicts, keep, rest, sum_usage
 
+# Events that end an inner response.
 _CLOSES = ("response.completed", "responses.completed", "response.incomplete", "response.failed")
-# What may come on any event, and so beside a text.
+# Keys that may come on any event, so beside a piece of text too.
 _ON_ANY_EVENT = ERROR_KEYS | {"usage", "custom_outputs", "trace_id"}
 
 
@@ -33,12 +34,13 @@ class ResponsesAgent(Interface):
     def __init__(self, extras: Answer | None = None) -> None:
         super().__init__(extras)
         self._items: list[Any] = []
-        # Items of which only pieces have come. A done item brings its text again, whole.
+        # Items of which only pieces have come so far. An item that is done comes again, with its whole text.
         self._drafts = Drafts()
-        # Agents pass several inner responses through: the items of the open one, and why the last was cut short.
+        # An agent may pass on what several models answer, each as a response within its own. Of these inner responses:
+        # the items of the one that is open, and why the last one is incomplete, if it is.
         self._done: list[dict[str, Any]] = []
         self._cut_short = ""
-        # Usage told on other events than the end of an inner response.
+        # The usage that other events than the end of an inner response told.
         self._usage: Any = None
 
     @staticmethod
@@ -77,7 +79,7 @@ class ResponsesAgent(Interface):
         elif kind.startswith("response"):
             text = self._add_typed(kind, event)
         elif is_item(event):
-            # Some agents send an item bare, without the event around it.
+            # Some agents send an item as it is, without the event around it.
             return self._add_item(event)
         keep(self._extras, event, ["id", "custom_outputs", "databricks_output", "trace_id"])
         self._usage = event.get("usage") or self._usage
@@ -108,7 +110,10 @@ class ResponsesAgent(Interface):
         return rest(assistant_text(item), self._drafts.take(item))
 
     def _close(self, response: dict[str, Any]) -> str:
-        """Take in an inner response as its end tells it again: what no done item has brought, and what it cost."""
+        """Add an inner response, which its end repeats: its usage, and those items that have not come before.
+
+        Items that have come are recognised by what they say, then by their ids, then by their types alone.
+        """
         keep(self._extras, response, [key for key in response if key not in ("output", "usage")])
         if isinstance(usage := response.get("usage"), dict):
             self._extras["usage"] = sum_usage(self._extras.get("usage"), usage)

@@ -1,4 +1,4 @@
-"""Real MLflow agents, run: a payload in, a whole answer or events out, with the trace of the run."""
+"""Calls of agents: a payload in, a whole answer or events out, with the trace of the run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from mlflow_agent_target.text import printable
 
 _logger = logging.getLogger(__name__)
 
-# What agents put into dicts, as JSON values: datetimes, pydantic's models, and so on.
+# Makes JSON values of what agents put into dicts: datetimes, pydantic models and so on.
 _VALUES: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
-# Keys the platform takes out of a request before the agent sees it.
+# Keys that the platform takes out of a request before the agent gets it.
 _PLATFORM_KEYS = ("model", "stream", "databricks_options", "client_request_id", "usage_context", "extra_body")
 
 
@@ -82,7 +82,7 @@ def _chat_agent_arguments(payload: dict[str, Any], *_: Any) -> tuple[Any, ...]:
 def _chat_model_arguments(payload: dict[str, Any], agent: ServedAgent, method: Callable[..., Any]) -> tuple[Any, ...]:
     messages = [ChatMessage.from_dict(message) for message in payload["messages"]]
     params = ChatParams.from_dict({key: value for key, value in payload.items() if key != "messages"})
-    # MLflow lets a ChatModel leave the context out of its methods' signatures, and tells by this.
+    # A ChatModel's methods may be written with or without the context; MLflow finds out in this way, too.
     parameters = inspect.signature(method).parameters
     return (agent.context, messages, params) if "context" in parameters or len(parameters) == 3 else (messages, params)
 
@@ -176,7 +176,8 @@ class ServedAgent:
                         if held is not None:
                             yield _json(held)
                             held = None
-                        # The trace comes beside the last message. Which one that is shows when the agent is done.
+                        # The trace is sent with the last message. Whether this is the last is known only when the agent
+                        # goes on or ends, so the event waits until then.
                         if call.return_trace and self._may_be_last(event):
                             held = event
                         else:
@@ -236,7 +237,12 @@ def _wrong_key(key: str, body: dict[str, Any]) -> RefusedError:
 
 
 def _as_dict(result: Any, kind: type[Any]) -> dict[str, Any]:
-    """Return what an agent gave as a dict without nulls, as MLflow dumps it; refuse what MLflow would refuse."""
+    """Return what an agent gave as a dict without nulls, as MLflow makes it.
+
+    Raises:
+        TypeError: It is nothing that MLflow would accept.
+        ValidationError: It is a dict that MLflow would not accept.
+    """
     if isinstance(result, BaseModel):
         return result.model_dump(exclude_none=True)
     if isinstance(result, dict) and issubclass(kind, BaseModel):

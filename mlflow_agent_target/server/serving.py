@@ -122,7 +122,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
             + "Stop with Ctrl-C.",
             flush=True,
         )
-        # uvicorn shuts down in good order, then passes the signal on.
+        # On Ctrl-C uvicorn stops the server, and then raises this.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     print("Stopped.", flush=True)
@@ -143,7 +143,7 @@ def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Ser
     served = {endpoint_name(name): ServedAgent(endpoint_name(name), source) for name, source in agents.items()}
     config = uvicorn.Config(
         create_app(served, token),
-        log_config=None,  # uvicorn's own would close the log handlers that the program has
+        log_config=None,  # uvicorn's own configuration would close the log handlers of the caller's program
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -154,14 +154,14 @@ def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Ser
 
 
 def _is_no_cancelled_call(record: logging.LogRecord) -> bool:
-    """Keep out of the log what a stopping server does to calls that outlast its patience: that is no fault."""
+    """Keep calls out of the log that a stopping server cancels after its time of grace: that is no fault."""
     cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
     return not cancelled and not str(record.msg).startswith("Cancel %s running task(s)")
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named, too.
+    # asyncio sets TCP_NODELAY, and so sends small packets at once, only if the protocol is named here.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
