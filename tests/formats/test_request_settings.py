@@ -83,6 +83,7 @@ def test_tools_are_declared_in_each_schemas_own_way() -> None:
         ({"messages": HI, "response_format": {"type": "grammar"}}, ResponsesAgent, "response_format"),
         ({"messages": HI, "response_format": "json"}, ResponsesAgent, "response_format"),
         ({"messages": HI, "response_format": {"type": "json_schema", **SCHEMA}}, ResponsesAgent, "response_format"),
+        ({"messages": HI, "response_format": {**FORMATS[2][0], "x": 1}}, ResponsesAgent, "response_format"),
         ({"messages": HI, "response_format": FORMATS[0][0], "text": {}}, ResponsesAgent, "'text'"),
         ({"input": HI, "text": {"verbosity": "low"}}, ChatCompletions, "text.verbosity"),
         ({"input": HI, "text": {"format": FORMATS[2][1], "x": 1}}, ChatAgent, "text.x"),

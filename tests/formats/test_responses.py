@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_agent_target.formats.responses import ResponsesAgent
 from mlflow_agent_target.streams.stream import AgentStream
 from tests.formats.recorded import CALL, Recorded, choice, delta, done, frames, message
 
@@ -89,3 +90,77 @@ def test_the_parts_of_a_message_are_kept_apart() -> None:
 def test_a_message_without_text_is_there_once() -> None:
     stream = AgentStream(Recorded(frames(delta(""), done(message("m", "")))))
     assert stream.get_final_response()["output"] == [message("m", "")]
+
+
+def added(call_id: str) -> dict[str, Any]:
+    item = {"type": "function_call", "id": "__fake_id__", "call_id": call_id, "name": "f"}
+    return {"type": "response.output_item.added", "item": item}
+
+
+def completed(*output: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "response.completed", "response": {"output": list(output)}}
+
+
+OTHER_CALL = {**CALL, "call_id": "c2"}
+
+
+@pytest.mark.parametrize(
+    ("events", "output"),
+    [
+        pytest.param(
+            [done(message("m", "a")), completed(message("x", "b"), message("m", "a"))],
+            [message("m", "a"), message("x", "b")],
+            id="an item is known by what it says before it is by its type",
+        ),
+        pytest.param(
+            [done(CALL), completed({**OTHER_CALL, "id": "n"})],
+            [CALL, {**OTHER_CALL, "id": "n"}],
+            id="another call is another item",
+        ),
+        pytest.param(
+            [delta("ab", "x"), done(message("y", "a"))], [message("y", "a")], id="the item says less than its pieces"
+        ),
+        pytest.param(
+            [added("c1"), added("c2"), done(OTHER_CALL)],
+            [OTHER_CALL, {**added("c1")["item"], "arguments": ""}],
+            id="calls that share a placeholder id",
+        ),
+    ],
+)
+def test_each_item_is_there_once(events: list[dict[str, Any]], output: list[dict[str, Any]]) -> None:
+    answer = ResponsesAgent()
+    for event in events:
+        answer.add(event)
+    assert answer.answer()["output"] == output
+
+
+@pytest.mark.parametrize(
+    ("events", "says"),
+    [
+        ([{**delta("a"), "id": "r"}], {"id": "r"}),
+        ([delta("a"), {"model": "m", "usage": {"input_tokens": 1}}], {"model": "m", "usage": {"input_tokens": 1}}),
+        ([{"type": "response.incomplete", "response": {"status": "incomplete"}}], {"status": "incomplete"}),
+        ([], {"custom_outputs": {"a": 1}}),
+    ],
+)
+def test_what_events_say_of_the_whole_answer_is_kept(events: list[dict[str, Any]], says: dict[str, Any]) -> None:
+    answer = ResponsesAgent({"custom_outputs": {"a": 1}})
+    for event in events:
+        if answer.add_text(event) is None:
+            answer.add(event)
+    assert answer.answer().items() >= says.items()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "reason"),
+    [
+        (["response.incomplete"], "max_output_tokens"),
+        (["response.incomplete", "response.completed"], ""),
+        (["response.completed"], ""),
+    ],
+)
+def test_the_last_inner_response_says_whether_the_answer_is_cut_short(kinds: list[str], reason: str) -> None:
+    answer = ResponsesAgent()
+    for kind in kinds:
+        answer.add({"type": kind, "response": {"incomplete_details": {"reason": "max_output_tokens"}}})
+    assert answer.cut_short() == reason
