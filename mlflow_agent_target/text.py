@@ -68,7 +68,7 @@ def printable(text: str, limit: int = 1000) -> str:
 
 def seconds(value: float) -> str:
     """Return a time limit as a person would write it."""
-    return f"{round(value, 2 if value >= 1 else 3):g}"
+    return f"{round(value, 2 if value >= 0.02 else 4):g}"
 
 
 def encode_json(payload: Any) -> bytes:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_agent_target.endpoints.endpoint import Endpoint
 from mlflow_agent_target.endpoints.routes import Routes
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.formats.interface import INTERFACES, Interface, interface_for_task
+from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.registry import INTERFACES, interface_for_task
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.target.login import sdk_login
 from mlflow_agent_target.target.names import agent_name, one_name

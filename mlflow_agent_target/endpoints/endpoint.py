@@ -20,10 +20,12 @@ from mlflow_agent_target.errors import (
     InvalidInputError,
 )
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
+from mlflow_agent_target.formats.chat_completions import ChatCompletions
 from mlflow_agent_target.formats.conversion import encode
 from mlflow_agent_target.formats.failures import key_wanted
 from mlflow_agent_target.formats.inputs import Request, read_inputs
-from mlflow_agent_target.formats.interface import ChatCompletions, Interface, interfaces_for_key
+from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.registry import interfaces_for_key
 from mlflow_agent_target.http.exchange import Transport
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.http.steps import Steps, perform

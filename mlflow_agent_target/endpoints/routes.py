@@ -21,7 +21,8 @@ from mlflow_agent_target.errors import (
     RequestTimeoutError,
 )
 from mlflow_agent_target.facts import Facts
-from mlflow_agent_target.formats.interface import Interface, interface_for_task
+from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.registry import interface_for_task
 from mlflow_agent_target.http.exchange import Transport
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.http.steps import Do, Steps, WaitFor

@@ -1,1 +1,17 @@
-"""What agents are told, and what they say. Pure: knows no HTTP and no MLflow."""
+"""What agents are told, and what they say. Pure: knows no HTTP and no MLflow.
+
+From the bottom up:
+    failures.py          a failure that an answer or event reports; the key that a refusal asks for
+    pieces.py            chat messages and their deltas, added up
+    drafts.py            output items of which only pieces have come
+    interface.py         what an interface is
+    responses.py         ResponsesAgent
+    chat_agent.py        ChatAgent
+    chat_completions.py  ChatCompletions, MLflow's ChatModel among them
+    registry.py          all interfaces, found by task, answer, event, request key
+    answers.py           AgentResponse: a whole answer, read the same whatever the interface
+    schemas.py           the request schemas, which a payload is checked against
+    inputs.py            what a caller may give, as a checked request
+    request_settings.py  limits, tools and the form of the answer, from one request schema to the other
+    conversion.py        a request from one schema to the other
+"""

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from mlflow_agent_target.errors import AgentError, InvalidResponseError
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.failures import failure
-from mlflow_agent_target.formats.interface import interface_of_answer
+from mlflow_agent_target.formats.registry import interface_of_answer
 from mlflow_agent_target.text import server_reason
 
 

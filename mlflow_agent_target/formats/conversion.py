@@ -1,28 +1,26 @@
-"""From one request schema to the other, with nothing dropped: what has no counterpart there is an error. Pure.
+"""A request from one schema to the other. Nothing is dropped: what has no counterpart there is an error. Pure.
 
 A ResponsesAgent's `input` is a flat list of items, in which a tool call and its result are items of their own. In a
 ChatAgent's or ChatModel's `messages`, the calls hang on the assistant's message, and the result is a message of the
-role `tool`. There and back is the same again, for all that both can say.
+role `tool`. What both can say is the same again after a conversion there and back.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlflow_agent_target.errors import InterfaceMismatchError
 from mlflow_agent_target.formats.inputs import Request
-from mlflow_agent_target.formats.interface import ChatAgent, Interface
+from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.pieces import without
+from mlflow_agent_target.formats.request_settings import convert_settings
 
 _Dict = dict[str, Any]
 
-# Keys that a conversion gives a counterpart; all others travel along as they are.
+# The keys that have a counterpart, or are refused. All others are sent as they are.
 _MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "type", "attachments", "refusal")
 _CALL_KEYS = ("id", "type", "function")
 _CALL_ITEM_KEYS = ("type", "id", "call_id", "name", "arguments", "item_id")
 _RESULT_ITEM_KEYS = ("type", "call_id", "output", "name")
-# The limit on tokens: what it is called in one schema, and then in the other.
-_LIMITS_OF_CHAT = {"max_tokens": "max_output_tokens", "max_completion_tokens": "max_output_tokens"}
-_LIMITS_OF_RESPONSES = {"max_output_tokens": "max_tokens"}
 
 
 def encode(request: Request, interface: type[Interface] | None) -> _Dict:
@@ -42,8 +40,8 @@ def encode(request: Request, interface: type[Interface] | None) -> _Dict:
     if interface is None or key == request.key:
         return payload
     if key == "input":
-        return {"input": _Items(interface).of(payload.pop("messages")), **_settings(payload, interface)}
-    return {"messages": _Messages(interface).of(payload.pop("input")), **_settings(payload, interface)}
+        return {"input": _Items(interface).of(payload.pop("messages")), **convert_settings(payload, interface)}
+    return {"messages": _Messages(interface).of(payload.pop("input")), **convert_settings(payload, interface)}
 
 
 class _Items:
@@ -62,13 +60,14 @@ class _Items:
     def _of(self, message: _Dict, where: str, follows: _Dict) -> list[_Dict]:
         for key in ("attachments", "refusal"):
             if message.get(key):
-                raise _mismatch(f"{where}.{key}", self._interface)
+                raise self._interface.mismatch(f"{where}.{key}")
         if message["role"] == "tool":
             return [self._result(message, where)]
         calls = _calls(message, where, self._interface)
-        rest = {k: v for k, v in _without(message, _MESSAGE_KEYS).items() if v is not None or k not in ("id", "name")}
+        rest = {k: v for k, v in without(message, _MESSAGE_KEYS).items() if v is not None or k not in ("id", "name")}
         items = []
-        # A message that only calls is its calls, unless it says more of itself, or would run into the one before it.
+        # A message that holds nothing but calls needs no item of its own, unless it has other keys, or its calls would
+        # be taken for those of the message before it.
         runs_in = follows.get("role") == "assistant" or follows.get("type") == "function_call"
         if message.get("content") or not calls or runs_in or set(rest) - {"id"}:
             content = self._content(message.get("content") or "", message["role"], where)
@@ -82,15 +81,15 @@ class _Items:
     def _call(self, call: Any, where: str) -> _Dict:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or call.get("type", "function") != "function":
-            raise _mismatch(f"{where} (not a function call)", self._interface)
+            raise self._interface.mismatch(f"{where} (not a function call)")
         if lost := set(function) - {"name", "arguments"}:
-            raise _mismatch(f"{where}.function.{min(lost)}", self._interface)
+            raise self._interface.mismatch(f"{where}.function.{min(lost)}")
         for key, value in (
             ("id", call.get("id")),
             *((f"function.{k}", function.get(k)) for k in ("name", "arguments")),
         ):
             if not isinstance(value, str):
-                raise _mismatch(f"{where}.{key} (not a string)", self._interface)
+                raise self._interface.mismatch(f"{where}.{key} (not a string)")
         self._tool_names[call["id"]] = function["name"]
         own_id = {"id": call["item_id"]} if "item_id" in call else {}
         return {
@@ -98,18 +97,18 @@ class _Items:
             **own_id,
             "call_id": call["id"],
             **function,
-            **_without(call, (*_CALL_KEYS, "item_id")),
+            **without(call, (*_CALL_KEYS, "item_id")),
         }
 
     def _result(self, message: _Dict, where: str) -> _Dict:
         if not isinstance(message.get("content"), str):
-            raise _mismatch(f"{where}.content (a tool's result that is not text)", self._interface)
+            raise self._interface.mismatch(f"{where}.content (a tool's result that is not text)")
         call_id = message.get("tool_call_id")
         if not isinstance(call_id, str) or not call_id:
-            raise _mismatch(f"{where} without 'tool_call_id'", self._interface)
-        rest = _without(message, _MESSAGE_KEYS)
+            raise self._interface.mismatch(f"{where} without 'tool_call_id'")
+        rest = without(message, _MESSAGE_KEYS)
         if rest.get("name") == self._tool_names.get(call_id):
-            rest.pop("name", None)  # the call says it
+            rest.pop("name", None)  # the item of the call says it
         return {"type": "function_call_output", "call_id": call_id, "output": message["content"], **rest}
 
     def _content(self, content: Any, role: str, where: str) -> Any:
@@ -121,10 +120,10 @@ class _Items:
             if part["type"] == "text":
                 parts.append({**part, "type": "output_text" if role == "assistant" else "input_text"})
             elif part["type"] == "image_url" and isinstance(image, dict) and "url" in image:
-                rest = _without(part, ("type", "image_url"))
-                parts.append({"type": "input_image", **_without(image, ("url",)), "image_url": image["url"], **rest})
+                rest = without(part, ("type", "image_url"))
+                parts.append({"type": "input_image", **without(image, ("url",)), "image_url": image["url"], **rest})
             else:
-                raise _mismatch(f"{where}.content[{index}] of type '{part['type']}'", self._interface)
+                raise self._interface.mismatch(f"{where}.content[{index}] of type '{part['type']}'")
         return parts
 
 
@@ -143,174 +142,81 @@ class _Messages:
             if kind == "message":
                 content = self._content(item["content"], f"{where}.content")
                 calls = _calls(item, where, self._interface)
-                message = {**_without(item, ("type", "tool_calls")), "content": content}
+                message = {**without(item, ("type", "tool_calls")), "content": content}
                 self._messages.append({**message, "tool_calls": calls} if calls else message)
             elif kind == "function_call":
                 self._add_call(item, where)
             elif kind == "function_call_output":
                 self._messages.append(self._result(item, where))
             else:
-                raise _mismatch(f"{where} of type '{kind}'", self._interface)
+                raise self._interface.mismatch(f"{where} of type '{kind}'")
         return self._messages
 
     def _add_call(self, item: _Dict, where: str) -> None:
-        """Hang a call on the assistant's message before it, where there is one: calls made together stay together."""
+        """Add a call to the assistant's message right before it, or else to a new one: parallel calls stay together."""
         for key in ("call_id", "name", "arguments"):
             if not isinstance(item.get(key), str):
-                raise _mismatch(f"{where}.{key} (not a string)", self._interface)
+                raise self._interface.mismatch(f"{where}.{key} (not a string)")
         self._tool_names[item["call_id"]] = item["name"]
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
-        call = {"id": item.get("call_id"), "type": "function", "function": function, **_without(item, _CALL_ITEM_KEYS)}
+        call = {"id": item.get("call_id"), "type": "function", "function": function, **without(item, _CALL_ITEM_KEYS)}
         if self._messages and self._messages[-1]["role"] == "assistant":
             own_id = {"item_id": item["id"]} if item.get("id") else {}
             message = self._messages[-1]
             message["tool_calls"] = [*message.get("tool_calls", []), {**call, **own_id}]
         else:
-            # A ChatAgent's messages are text, if empty; OpenAI's say null.
-            content = "" if self._interface is ChatAgent else None
+            content = "" if self._interface.only_text else None
             own_id = {"id": item["id"]} if item.get("id") else {}
             self._messages.append({"role": "assistant", "content": content, **own_id, "tool_calls": [call]})
 
     def _result(self, item: _Dict, where: str) -> _Dict:
         if not isinstance(item.get("output"), str):
-            raise _mismatch(f"{where}.output (a tool's result that is not text)", self._interface)
+            raise self._interface.mismatch(f"{where}.output (a tool's result that is not text)")
         if not isinstance(item.get("call_id"), str):
-            raise _mismatch(f"{where}.call_id (not a string)", self._interface)
+            raise self._interface.mismatch(f"{where}.call_id (not a string)")
         name = item.get("name")
-        if name is None and self._interface is ChatAgent:
+        if name is None and self._interface.names_tool_results:
             name = self._tool_names.get(item.get("call_id"))
             if name is None:
-                raise _mismatch(f"{where} without the call that it answers, whose name is wanted", self._interface)
+                raise self._interface.mismatch(f"{where} without the call that it answers, whose name is wanted")
         named = {} if name is None else {"name": name}
         return {
             "role": "tool",
             "content": item["output"],
             **named,
             "tool_call_id": item.get("call_id"),
-            **_without(item, _RESULT_ITEM_KEYS),
+            **without(item, _RESULT_ITEM_KEYS),
         }
 
     def _content(self, content: Any, where: str) -> Any:
         if not isinstance(content, list):
             return content
         parts = [self._part(part, f"{where}[{index}]") for index, part in enumerate(content)]
-        # What an agent once answered, sent on: text with its empty annotations. Many ChatModels read only plain text.
+        # A part with `annotations` is an earlier answer of an agent. It is sent as plain text, since many ChatModels
+        # read nothing else.
         is_answer = len(parts) == 1 and set(parts[0]) == {"type", "text"} and "annotations" in content[0]
-        if self._interface is not ChatAgent and not is_answer:
+        if not self._interface.only_text and not is_answer:
             return parts
         if len(parts) != 1 or set(parts[0]) != {"type", "text"}:
-            raise _mismatch(f"{where} (parts that are not one text)", self._interface)
+            raise self._interface.mismatch(f"{where} (parts that are not one text)")
         return parts[0]["text"]
 
     def _part(self, part: _Dict, where: str) -> _Dict:
         kind = part["type"]
         if kind in ("input_text", "output_text", "text"):
-            # Empty annotations say nothing; others, and log probabilities, would be lost.
+            # Where they are empty nothing is lost.
             if lost := [key for key in ("annotations", "logprobs") if part.get(key)]:
-                raise _mismatch(f"{where}.{lost[0]}", self._interface)
-            return {**_without(part, ("annotations", "logprobs")), "type": "text"}
+                raise self._interface.mismatch(f"{where}.{lost[0]}")
+            return {**without(part, ("annotations", "logprobs")), "type": "text"}
         if kind == "input_image" and isinstance(part.get("image_url"), str):
             detail = {"detail": part["detail"]} if "detail" in part else {}
             image = {"url": part["image_url"], **detail}
-            return {"type": "image_url", "image_url": image, **_without(part, ("type", "image_url", "detail"))}
-        raise _mismatch(f"{where} of type '{kind}'", self._interface)
+            return {"type": "image_url", "image_url": image, **without(part, ("type", "image_url", "detail"))}
+        raise self._interface.mismatch(f"{where} of type '{kind}'")
 
 
 def _calls(message: _Dict, where: str, interface: type[Interface]) -> list[Any]:
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
-        raise _mismatch(f"{where}.tool_calls (not a list)", interface)
+        raise interface.mismatch(f"{where}.tool_calls (not a list)")
     return calls
-
-
-def _settings(payload: _Dict, interface: type[Interface]) -> _Dict:
-    """Return what else a request says, under the names and in the forms of the other schema."""
-    if interface.request_key == "input":
-        if payload.get("stop"):
-            raise _mismatch("'stop'", interface)  # it would be ignored, and the answer run on
-        names, declared, formatted = _LIMITS_OF_CHAT, _flat, _text
-    else:
-        names, declared, formatted = _LIMITS_OF_RESPONSES, _nested, _response_format
-    settings = formatted(_renamed(payload, names, interface), interface)
-    if isinstance(tools := settings.get("tools"), list):
-        settings["tools"] = [declared(tool, f"tools[{index}]", interface) for index, tool in enumerate(tools)]
-    if isinstance(settings.get("tool_choice"), dict):
-        settings["tool_choice"] = declared(settings["tool_choice"], "tool_choice", interface)
-    return settings
-
-
-def _flat(tool: Any, where: str, interface: type[Interface]) -> _Dict:
-    if isinstance(tool, dict) and tool.get("type") == "function" and "name" in tool:
-        return tool
-    if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
-        raise _mismatch(f"{where} (not a function)", interface)
-    return {**_without(tool, ("function",)), **tool["function"]}
-
-
-def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:
-    if not isinstance(tool, dict) or tool.get("type") != "function":
-        raise _mismatch(f"{where} (not a function)", interface)
-    return tool if "function" in tool else {"type": "function", "function": _without(tool, ("type",))}
-
-
-def _text(payload: _Dict, interface: type[Interface]) -> _Dict:
-    """Put a chat request's `response_format` into `text`, where the other schema has it."""
-    settings, wanted = _without(payload, ("response_format",)), payload.get("response_format")
-    if wanted is None:
-        return settings
-    if settings.get("text") is not None:
-        raise _mismatch("'response_format' beside 'text'", interface)
-    if _format_type(wanted, "response_format", interface) == "json_schema":
-        schema = wanted.get("json_schema")
-        if not isinstance(schema, dict) or "type" in schema or len(wanted) > 2:
-            raise _mismatch("response_format (not {'type': 'json_schema', 'json_schema': {...}})", interface)
-        wanted = {"type": "json_schema", **schema}
-    return {**settings, "text": {"format": wanted}}
-
-
-def _response_format(payload: _Dict, interface: type[Interface]) -> _Dict:
-    """Take what `_text` puts into `text` out of it."""
-    settings, text = _without(payload, ("text",)), payload.get("text")
-    if text is None:
-        return settings
-    if settings.get("response_format") is not None:
-        raise _mismatch("'text' beside 'response_format'", interface)
-    if not isinstance(text, dict):
-        raise _mismatch("text (not a dict)", interface)
-    if lost := [key for key, value in text.items() if key != "format" and value is not None]:
-        raise _mismatch(f"text.{lost[0]}", interface)
-    wanted = text.get("format")
-    if wanted is None:
-        return settings
-    if _format_type(wanted, "text.format", interface) == "json_schema":
-        wanted = {"type": "json_schema", "json_schema": _without(wanted, ("type",))}
-    return {**settings, "response_format": wanted}
-
-
-def _format_type(wanted: Any, where: str, interface: type[Interface]) -> Any:
-    kind = wanted.get("type") if isinstance(wanted, dict) else None
-    if kind not in ("text", "json_object", "json_schema"):
-        raise _mismatch(f"{where} (neither text, JSON nor a JSON schema)", interface)
-    return kind
-
-
-def _renamed(payload: _Dict, names: dict[str, str], interface: type[Interface]) -> _Dict:
-    """Return a payload with the limit on tokens, which has several names, under the one it has there."""
-    known = {*names, *names.values()}
-    payload = {key: value for key, value in payload.items() if key not in known or value is not None}
-    limits = [key for key in payload if key in known]
-    if len(limits) > 1:
-        raise _mismatch(f"'{limits[0]}' beside '{limits[1]}'", interface)
-    return {names.get(key, key): value for key, value in payload.items()}
-
-
-def _without(values: _Dict, keys: tuple[str, ...]) -> _Dict:
-    return {key: value for key, value in values.items() if key not in keys}
-
-
-def _mismatch(what: str, interface: type[Interface]) -> InterfaceMismatchError:
-    key = interface.request_key
-    return InterfaceMismatchError(
-        f"{what} has no counterpart in '{key}', which the endpoint takes: it serves a {interface.name}. "
-        f"Leave it out, or say it as a payload with '{key}' can."
-    )

@@ -1,12 +1,13 @@
-"""Output items of the Responses format: what they say, and those of which only pieces have come. Pure."""
+"""Output items of the Responses format: drafts, of which only pieces have come, and what whole items say. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlflow_agent_target.formats.pieces import PIECES_APART, GrowingText, content_text, dicts
+from mlflow_agent_target.formats.pieces import LONG_PIECE, PIECES_APART, GrowingText, content_text, dicts, rest
 
-# What the pieces of an item are called: the item's type, the part's, the key of the whole text, the part's number.
+# The events that bring pieces, without their last word (`delta` or `done`). For each: the type of the item and of the
+# part that its text belongs to, and the event's keys for the whole text and for the number of the part.
 PIECES = {
     "response.output_text": ("message", "output_text", "text", "content_index"),
     "response.refusal": ("message", "refusal", "refusal", "content_index"),
@@ -14,11 +15,12 @@ PIECES = {
     "response.reasoning_summary_text": ("reasoning", "summary_text", "text", "summary_index"),
     "response.reasoning_text": ("reasoning", "reasoning_text", "text", "content_index"),
 }
+# How the types of output items end.
 _ITEM_TYPES = ("message", "reasoning", "_call", "_output", "_request", "_response", "mcp_list_tools")
 
 
 class _Draft:
-    """An item of which only pieces have come: what is known of it beside its texts, and the texts of its parts."""
+    """An item of which only pieces have come: the texts of its parts, and what else is known of it."""
 
     def __init__(self, kind: str, item: dict[str, Any]) -> None:
         self.kind = kind
@@ -33,24 +35,27 @@ class _Draft:
         return buffer
 
     def put(self, text: str, part: str, index: Any) -> str:
-        """Set the whole text of a part and return what that adds to its pieces."""
+        """Set the whole text of a part, and return what its pieces had not said yet."""
         said = self.text(part, index).whole()
         self._texts[part, index if isinstance(index, int) else 0] = GrowingText(text)
         return rest(text, said)
 
     def has_id_of(self, item: dict[str, Any]) -> bool:
-        """Return whether a whole item has the same id, which may be a placeholder that different items share."""
+        """Return whether a whole item has the same id. That proves little: different items may share a placeholder."""
         if (call_id := self.item.get("call_id")) and item.get("call_id"):
             return bool(call_id == item["call_id"])
         return as_id(self.item.get("id")) == as_id(item.get("id"))
 
     def has_text_of(self, item: dict[str, Any]) -> bool:
-        """Return whether a whole item says the same, or goes on with it; its id can differ from its pieces'."""
+        """Return whether one of the two texts, this draft's and a whole item's, begins with the other.
+
+        The ids may differ all the same: some servers give pieces other ids than the item.
+        """
         said, full = item_text(self.as_item()).strip(), item_text(item).strip()
         return bool(said and full) and (full.startswith(said) or said.startswith(full))
 
     def as_item(self) -> dict[str, Any]:
-        """Return what there is of it, as an item."""
+        """Return what has come of it, as an item."""
         texts = [(part, buffer.whole()) for (part, _), buffer in list(self._texts.items())]
         if self.kind == "function_call":
             return {**self.item, "arguments": "".join(text for _, text in texts) or self.item.get("arguments") or ""}
@@ -64,24 +69,29 @@ class _Draft:
 
 
 class Drafts:
-    """The items of a stream of which only pieces have come. A whole item brings its text again, and ends its draft."""
+    """All drafts of a stream. A draft ends when its item comes whole, which repeats the text."""
 
     def __init__(self) -> None:
         self._drafts: dict[int, _Draft] = {}
         self._latest: dict[tuple[str, str], _Draft] = {}
+        # The part that the last piece of a message's text went to, by the item's id and the part's number.
         self._open: tuple[Any, Any] | None = None
         self._text = GrowingText()
 
     def write(self, event: dict[str, Any], text: str) -> None:
-        """Add a piece of a message's text. Most events are such, and go on with the part of the one before."""
+        """Add a piece of a message's text. Most events bring one, to the same part as the event before."""
         part = (event.get("item_id"), event.get("content_index"))
         if part != self._open:
             self._text = self.get("message", part[0]).text("output_text", part[1])
             self._open = part
         pieces = self._text.pieces
         pieces.append(text)
-        if len(pieces) >= PIECES_APART:
+        if len(pieces) >= PIECES_APART or len(text) >= LONG_PIECE:
             self._text.join()
+
+    def _close(self) -> None:
+        self._open = None
+        self._text = GrowingText()  # a text that a whole item has brought again must not be kept here, too
 
     def get(self, kind: str, item_id: Any) -> _Draft:
         """Return the draft that a piece belongs to."""
@@ -91,7 +101,7 @@ class Drafts:
     def start(self, item: dict[str, Any]) -> _Draft:
         """Begin a draft with what is known of its item."""
         draft = _Draft(item["type"], dict(item))
-        self._open = None
+        self._close()
         self._drafts[id(draft)] = self._latest[draft.kind, as_id(item.get("id"))] = draft
         return draft
 
@@ -105,13 +115,16 @@ class Drafts:
         draft.item.update({k: event[k] for k in ("call_id", "name") if event.get(k) is not None})
         if step == "done":
             value = draft.put(value, part, event.get(index))
-            self._open = None
+            self._close()
         else:
             draft.text(part, event.get(index)).write(value)
         return value if part == "output_text" else ""
 
     def take(self, item: dict[str, Any]) -> str:
-        """End the draft of a whole item, and return the assistant's text that its pieces said."""
+        """End the draft of an item that has come whole, and return the assistant's text that its pieces have said.
+
+        Where several drafts could be meant, one that says the same counts more than one that only has the same id.
+        """
         ours = [draft for draft in self._drafts.values() if draft.kind == item.get("type", "message")]
         by_id = [draft for draft in ours if draft.has_id_of(item)]
         same = next(
@@ -121,23 +134,23 @@ class Drafts:
         if same is None:
             return ""
         del self._drafts[id(same)]
-        self._open = None
+        self._close()
         key = (same.kind, as_id(same.item.get("id")))
         if self._latest.get(key) is same:
             del self._latest[key]
         return assistant_text(same.as_item())
 
     def items(self) -> list[dict[str, Any]]:
-        """Return them as items, in the order in which they began."""
-        # A copy: a stream may be closed, and told how far it came, while another thread reads it.
+        """Return the drafts as items, in the order in which they began."""
+        # A copy of the list: another thread may close the stream, and ask for this, while one still adds to it.
         return [draft.as_item() for draft in list(self._drafts.values())]
 
     def take_all(self) -> list[dict[str, Any]]:
-        """End them all, and return them as items."""
+        """End all drafts, and return them as items."""
         items = self.items()
         self._drafts.clear()
         self._latest.clear()
-        self._open = None
+        self._close()
         return items
 
 
@@ -149,11 +162,6 @@ def item_text(item: dict[str, Any]) -> str:
     parts = [*dicts(item.get("summary")), *dicts(content)]
     texts = [part.get("text", part.get("refusal")) for part in parts]
     return "".join(text for text in [content, *texts] if isinstance(text, str))
-
-
-def rest(text: str, said: str) -> str:
-    """Return what `text` adds to what was said of it before; nothing, where it puts that otherwise."""
-    return text[len(said) :] if text.startswith(said) else ""
 
 
 def as_id(value: Any) -> str:
@@ -182,7 +190,7 @@ def same_id(known: dict[str, Any], item: dict[str, Any]) -> bool:
 
 
 def same_kind(known: dict[str, Any], item: dict[str, Any]) -> bool:
-    """Return whether two items of one inner response may be the same, told in other words."""
+    """Return whether two items of one inner response may be the same though they differ in words and ids."""
     told_apart = known.get("call_id") and item.get("call_id")
     return known.get("type") == item.get("type") and not told_apart
 

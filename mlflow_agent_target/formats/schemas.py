@@ -48,15 +48,15 @@ def _check_dict(value: Any) -> Any:
 
 
 def _check_keys(value: Any) -> None:
-    """Check that all keys are strings, which `json.dumps` would make of numbers without a word.
+    """Check that all keys are strings, at any depth. `json.dumps` would turn numbers into strings without a warning.
 
-    Only what a schema does not name is walked through: of a common request, next to nothing.
+    Only values under keys that no schema names are searched, and common requests have few of them.
 
     Raises:
         TypeError: One is not.
     """
     if isinstance(value, (dict, Mapping)):
-        "".join(value)  # the fastest way to ask
+        "".join(value)  # the fastest way to check: it raises TypeError
         value = value.values()
     elif not isinstance(value, (list, tuple)):
         return

@@ -1,4 +1,4 @@
-"""Real MLflow agents, run: a payload in, a whole answer or events out, with the trace of the run."""
+"""Calls of agents: a payload in, a whole answer or events out, with the trace of the run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.formats import interface as interfaces
+from mlflow_agent_target.formats import chat_agent, chat_completions, responses
+from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.server.loading import ACCEPTED, load_agent
 from mlflow_agent_target.server.runs import Run, traced
 from mlflow_agent_target.text import printable
 
 _logger = logging.getLogger(__name__)
 
-# What agents put into dicts, as JSON values: datetimes, pydantic's models, and so on.
+# Makes JSON values of what agents put into dicts: datetimes, pydantic models and so on.
 _VALUES: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
-# Keys the platform takes out of a request before the agent sees it.
+# Keys that the platform takes out of a request before the agent gets it.
 _PLATFORM_KEYS = ("model", "stream", "databricks_options", "client_request_id", "usage_context", "extra_body")
 
 
@@ -63,7 +64,7 @@ class CallSettings:
 class _Kind:
     """How agents of one interface are called: with which arguments, and what they must answer."""
 
-    interface: type[interfaces.Interface]
+    interface: type[Interface]
     arguments: Callable[[dict[str, Any], ServedAgent, Callable[..., Any]], tuple[Any, ...]]
     answer: type[Any]
     event: type[Any]
@@ -81,17 +82,19 @@ def _chat_agent_arguments(payload: dict[str, Any], *_: Any) -> tuple[Any, ...]:
 def _chat_model_arguments(payload: dict[str, Any], agent: ServedAgent, method: Callable[..., Any]) -> tuple[Any, ...]:
     messages = [ChatMessage.from_dict(message) for message in payload["messages"]]
     params = ChatParams.from_dict({key: value for key, value in payload.items() if key != "messages"})
-    # MLflow lets a ChatModel leave the context out of its methods' signatures, and tells by this.
+    # A ChatModel's methods may be written with or without the context; MLflow finds out in this way, too.
     parameters = inspect.signature(method).parameters
     return (agent.context, messages, params) if "context" in parameters or len(parameters) == 3 else (messages, params)
 
 
 _KINDS: dict[type[Any], _Kind] = {
     ResponsesAgent: _Kind(
-        interfaces.ResponsesAgent, _responses_arguments, ResponsesAgentResponse, ResponsesAgentStreamEvent
+        responses.ResponsesAgent, _responses_arguments, ResponsesAgentResponse, ResponsesAgentStreamEvent
     ),
-    ChatAgent: _Kind(interfaces.ChatAgent, _chat_agent_arguments, ChatAgentResponse, ChatAgentChunk),
-    ChatModel: _Kind(interfaces.ChatCompletions, _chat_model_arguments, ChatCompletionResponse, ChatCompletionChunk),
+    ChatAgent: _Kind(chat_agent.ChatAgent, _chat_agent_arguments, ChatAgentResponse, ChatAgentChunk),
+    ChatModel: _Kind(
+        chat_completions.ChatCompletions, _chat_model_arguments, ChatCompletionResponse, ChatCompletionChunk
+    ),
 }
 
 
@@ -173,7 +176,8 @@ class ServedAgent:
                         if held is not None:
                             yield _json(held)
                             held = None
-                        # The trace comes beside the last message. Which one that is shows when the agent is done.
+                        # The trace is sent with the last message. Whether this is the last is known only when the agent
+                        # goes on or ends, so the event waits until then.
                         if call.return_trace and self._may_be_last(event):
                             held = event
                         else:
@@ -195,7 +199,7 @@ class ServedAgent:
             yield _json({**held, "databricks_output": output})
         elif call.return_trace:
             # Readers of chat completions index into `choices`, of every chunk.
-            choices: dict[str, Any] = {"choices": []} if self.interface is interfaces.ChatCompletions else {}
+            choices: dict[str, Any] = {"choices": []} if self.interface is chat_completions.ChatCompletions else {}
             yield _json({**choices, "databricks_output": output})
 
     def _may_be_last(self, event: dict[str, Any]) -> bool:
@@ -233,7 +237,12 @@ def _wrong_key(key: str, body: dict[str, Any]) -> RefusedError:
 
 
 def _as_dict(result: Any, kind: type[Any]) -> dict[str, Any]:
-    """Return what an agent gave as a dict without nulls, as MLflow dumps it; refuse what MLflow would refuse."""
+    """Return what an agent gave as a dict without nulls, as MLflow makes it.
+
+    Raises:
+        TypeError: It is nothing that MLflow would accept.
+        ValidationError: It is a dict that MLflow would not accept.
+    """
     if isinstance(result, BaseModel):
         return result.model_dump(exclude_none=True)
     if isinstance(result, dict) and issubclass(kind, BaseModel):

@@ -1,4 +1,4 @@
-"""Real MLflow agents, loaded: from where MLflow keeps them, from a file, or as they are."""
+"""An agent object from what a caller names: a logged model, a folder, a Python file, or the object itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load_agent(source: Any) -> tuple[Any, Any]:
         model = mlflow.pyfunc.load_model(str(source))
         return model.get_raw_model(), getattr(model._model_impl, "context", None)
     except NotImplementedError:
-        return model, None  # of another flavor: no agent
+        return model, None  # a model of another flavor, which is no agent
     except Exception as error:  # a model's own code runs here, and it may raise anything
         raise InvalidInputError(f"{str(source)!r} can't be loaded: {printable(str(error))} {ACCEPTED}.") from error
 
@@ -60,7 +60,7 @@ def _load_file(path: Path) -> Any:
         raise InvalidInputError(f"{str(path)!r} can't be read as Python. {ACCEPTED}.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    # set_model leaves the agent here, and leaves the one before it there where a file does not call it.
+    # set_model puts the agent here. Emptied first: a file that does not call it would seem to have set the last agent.
     mlflow.models.model.__mlflow_model__ = None
     try:
         spec.loader.exec_module(module)
@@ -73,12 +73,12 @@ def _load_file(path: Path) -> Any:
 
 
 def _prefer_modules_beside(folder: Path) -> None:
-    """Let a file import the modules beside it, as `python agent.py` does, and not those beside another agent."""
+    """Let a file import the modules beside it, as `python agent.py` does, not those beside other agents."""
     for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "")
         for other in _agent_folders - {folder}:
             if file.is_relative_to(other) and (folder / file.relative_to(other)).exists():
-                del sys.modules[name]  # the other agent goes on with the module that it has
+                del sys.modules[name]  # the other agent keeps the module that it has imported
                 break
     _agent_folders.add(folder)
     if str(folder) in sys.path:

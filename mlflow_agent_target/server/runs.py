@@ -1,4 +1,4 @@
-"""The trace of one run of an agent: within the caller's own trace, where it sent that along."""
+"""The trace of one run of an agent. It is a part of the caller's trace, if the request names one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ try:
 except ImportError:  # an MLflow that knows no distributed tracing
     get_context_api = None
 
-# A trace that is recorded where it comes from (https://www.w3.org/TR/trace-context/).
+# A caller's span, marked as recorded there (https://www.w3.org/TR/trace-context/).
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]")
-# The caller knows where its trace is kept.
+# The place of a caller's trace, which only the caller knows.
 _NOWHERE = TraceLocation(TraceLocationType.TRACE_LOCATION_TYPE_UNSPECIFIED)
 
 
@@ -41,8 +41,7 @@ class Run:
     def trace(self) -> dict[str, Any] | None:
         """Return the finished run's trace; None where MLflow's tracing is off.
 
-        MLflow takes the record out of its memory when it exports it, to wherever its tracking is configured; whoever
-        held on to it still has every span.
+        MLflow forgets the record when it exports it to its tracking store. This object still holds it.
         """
         if self._recorded is None:
             return None
@@ -51,7 +50,7 @@ class Run:
         return described
 
     def _part_of_callers_trace(self) -> Trace:
-        """Return this run's spans as a trace; in the caller's there may be others, if the caller is in this process."""
+        """Return this run's spans as a trace. The caller's trace may hold others, if the caller is in this process."""
         spans = [span.to_immutable_span() for span in _below(self.span, list(self._recorded.span_dict.values()))]
         info = TraceInfo(
             trace_id=self.span.trace_id,
@@ -63,7 +62,7 @@ class Run:
         return Trace(info, TraceData(spans))
 
     def end_spans(self) -> None:
-        """End what the agent left open: MLflow does so with streams that are closed early, and loses their traces."""
+        """End spans that the agent left open: MLflow leaves them so in streams closed early, and loses the trace."""
         if self._recorded is not None:
             for span in _below(self.span, list(self._recorded.span_dict.values())):
                 if span is not self.span and span.end_time_ns is None:
@@ -80,7 +79,7 @@ def _below(top: Any, spans: list[Any]) -> list[Any]:
 
 @contextmanager
 def traced(name: str, inputs: Any, traceparent: str | None) -> Iterator[Run]:
-    """Run the block in a span of its own: ChatAgents and ChatModels are not traced by MLflow itself.
+    """Run the block in a span of its own, since MLflow itself does not trace ChatAgents and ChatModels.
 
     Args:
         name: The endpoint's name.
@@ -100,7 +99,7 @@ def traced(name: str, inputs: Any, traceparent: str | None) -> Iterator[Run]:
 def joinable(headers: Mapping[str, str]) -> str | None:
     """Return the `traceparent` of a request whose trace runs can join; None where they can't.
 
-    They can't where the caller says that it keeps its traces elsewhere: their spans would be lost to it.
+    They can't if the caller says that it keeps its traces in another store: it would not find their spans there.
     """
     traceparent = headers.get("traceparent", "")
     kept = headers.get(STORE_HEADER)
@@ -134,8 +133,8 @@ class _CallersTraces:
             if not caller_is_here:
                 self._runs[trace_id] += 1
         token = get_context_api().attach(TraceContextTextMapPropagator().extract({"traceparent": traceparent}))
-        # MLflow hands spans on some seconds after they end, and drops them where it has forgotten their trace by then;
-        # in an evaluation, which this tells it, it does so at once.
+        # MLflow exports spans some seconds after they end, and drops them if it has forgotten their trace by then. In
+        # an evaluation, which this makes it believe, it exports them at once.
         at_once = Context(request_id=uuid.uuid4().hex, is_evaluate=True)
         try:
             with set_prediction_context(at_once):

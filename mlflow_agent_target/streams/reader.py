@@ -19,8 +19,9 @@ from mlflow_agent_target.errors import (
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
 from mlflow_agent_target.formats.failures import failure
-from mlflow_agent_target.formats.interface import Interface, interface_of_event
+from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.pieces import keep
+from mlflow_agent_target.formats.registry import interface_of_event
 from mlflow_agent_target.http.statuses import is_sign_in_page, sign_in_page
 from mlflow_agent_target.streams.sse import EventDecoder, ServerSentEvent
 from mlflow_agent_target.text import printable, seconds, server_reason

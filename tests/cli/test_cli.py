@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -53,10 +54,29 @@ def test_the_demo_shows_every_call_and_leaves_nothing_in_the_folder(
     assert list(here.iterdir()) == []
 
 
-def test_every_command_has_help() -> None:
-    for name, command in cli.commands.commands.items():
+def test_every_module_is_a_command_with_help() -> None:
+    context = click.Context(cli.commands)
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "group"}
+    assert {"demo", "score"} <= modules
+    assert cli.commands.list_commands(context) == sorted(modules)
+    for name in modules:
+        command = cli.commands.get_command(context, name)
+        assert command is not None
         assert command.help, name
-    assert CliRunner().invoke(cli.commands, ["--help"]).exit_code == 0
+    result = CliRunner().invoke(cli.commands, ["--help"])
+    assert result.exit_code == 0
+    for name in modules:
+        assert f"\n  {name} " in result.output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom mlflow_agent_target.cli import main\nsys.argv = ['agent-target', '--help']\n"
+        "try:\n    main()\nfinally:\n    print(*sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "mlflow_agent_target.cli.demo" in result.stdout.split()
+    assert not {"mlflow", "requests", "pydantic", "urllib3"} & set(result.stdout.split())
 
 
 def test_a_wrong_command_is_a_usage_error(tmp_path: Path) -> None:

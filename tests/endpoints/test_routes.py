@@ -11,7 +11,7 @@ import pytest
 
 from mlflow_agent_target import AgentTargetClient, EndpointNotFoundError, RequestTimeoutError
 from mlflow_agent_target.endpoints.routes import Agent, Route, Routes
-from mlflow_agent_target.formats.interface import ResponsesAgent
+from mlflow_agent_target.formats.responses import ResponsesAgent
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.http.steps import perform
 from mlflow_agent_target.target.login import Login

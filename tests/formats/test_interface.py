@@ -1,8 +1,8 @@
-"""Streams add up to what `predict` would have given; answers read the same whatever the interface."""
+"""Every interface: a stream adds up to what `predict` would have given, with its text once and its events unchanged."""
 
 from __future__ import annotations
 
-import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +12,11 @@ from hypothesis import strategies as st
 
 from mlflow_agent_target import AgentResponse
 from mlflow_agent_target.streams.stream import AgentStream
+from tests.formats.recorded import CALL, CHAT_CALL, Recorded, choice, delta, done, frames, message
 
 STREAMS = Path(__file__).parent.parent / "streams"
-
-
-class Recorded:
-    """A recorded body, in place of one from the network."""
-
-    content_type = "text/event-stream"
-    request_id = None
-    attempts = 1
-
-    def __init__(self, *chunks: bytes) -> None:
-        self.chunks = [chunk for chunk in chunks if chunk]
-
-    def redact(self, said: Any) -> Any:
-        return said
-
-    def read(self, timeout: float) -> bytes:
-        return self.chunks.pop(0) if self.chunks else b""
-
-    def finish(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def abandon(self) -> None: ...
-
-
-def message(item_id: str, text: str) -> dict[str, Any]:
-    content = [{"type": "output_text", "text": text, "annotations": []}]
-    return {"type": "message", "id": item_id, "role": "assistant", "content": content}
-
-
 TRACE = {"info": {"trace_id": "tr-1"}, "data": {"spans": []}}
-CALL = {"type": "function_call", "id": "__fake_id__", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'}
 REAL_CALL = {**CALL, "id": "fc"}
-CHAT_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 
 
 def completion(said: dict[str, Any], finish_reason: str, usage: int | None = None) -> dict[str, Any]:
@@ -248,99 +217,51 @@ def test_streamed_text_is_the_whole_answers_text_once_however_it_is_cut(name: st
     assert stream.get_final_response() == WHOLE_ANSWERS[name]
 
 
-def frames(*events: dict[str, Any]) -> bytes:
-    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
-
-
-def delta(text: str, item_id: str = "m") -> dict[str, Any]:
-    return {"type": "response.output_text.delta", "item_id": item_id, "delta": text}
-
-
-def choice(**said: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, **said}]}
-
-
-def done(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "response.output_item.done", "item": item}
-
-
-@pytest.mark.parametrize(
-    ("events", "pieces"),
-    [
-        pytest.param([delta("a"), delta("b"), done(message("m", "ab"))], ["a", "b"], id="deltas, then the done item"),
-        pytest.param([delta("a"), done(message("m", "ab"))], ["a", "b"], id="the done item knows more"),
-        pytest.param([delta("a", "x"), done(message("y", "a"))], ["a"], id="the done item has another id"),
-        pytest.param([delta("a"), done(message("m", "A"))], ["a"], id="the done item says it otherwise"),
-        pytest.param(
-            [delta("a"), {"type": "response.output_text.done", "item_id": "m", "text": "ab"}, done(message("m", "ab"))],
-            ["a", "b"],
-            id="the text is done before the item",
-        ),
-        pytest.param(
-            [delta("a"), done(message("m", "a")), delta("b"), done(message("m", "b"))],
-            ["a", "b"],
-            id="two messages share a placeholder id",
-        ),
-        pytest.param(
-            [delta("a"), {"type": "response.completed", "response": {"output": [message("m", "a")]}}],
-            ["a"],
-            id="only response.completed brings the item",
-        ),
-        pytest.param([delta("a")], ["a"], id="no done item ever comes"),
-        pytest.param(
-            [delta("a"), {"type": "response.output_text.done", "item_id": "m", "text": "ab"}, delta("c")],
-            ["a", "b", "c"],
-            id="a piece comes after the text was done",
-        ),
-        pytest.param([delta("a ", "x"), done(message("y", "a"))], ["a "], id="another id, and other spaces"),
-        pytest.param(
-            [done(CALL), {"type": "response.completed", "response": {"output": [CALL, message("m", "a")]}}],
-            ["a"],
-            id="response.completed brings what no done item has brought",
-        ),
-        pytest.param(
-            [done(message("m", "a")), {"type": "response.completed", "response": {"output": [message("n", "a")]}}],
-            ["a"],
-            id="response.completed knows the item by another id",
-        ),
-        pytest.param(
-            [delta("a"), {"type": "response.created"}, delta("b", "n"), done(message("n", "b"))],
-            ["a", "b"],
-            id="an inner response without its done item",
-        ),
-        pytest.param([{"type": "keepalive"}, delta("a")], ["a"], id="an event of no interface comes first"),
-        pytest.param([choice(message={"content": "ab"})], ["ab"], id="a chat model that can't stream"),
-        pytest.param(
-            [choice(delta={"content": "a"}), choice(delta={"content": "b"}, message={"content": "abc"})],
-            ["a", "bc"],
-            id="the whole message beside its last piece",
-        ),
-    ],
-)
-def test_text_is_never_said_twice_and_never_lost(events: list[dict[str, Any]], pieces: list[str]) -> None:
-    stream = AgentStream(Recorded(frames(*events)))
-    assert list(stream.text_stream) == pieces
-    final = stream.get_final_response().output_text
-    assert final.lower().strip() == "".join(pieces).strip()
-
-
-@pytest.mark.parametrize(
-    "events",
-    [
-        pytest.param([choice(logprobs=3), choice(logprobs={"content": [1]})], id="log probabilities"),
-        pytest.param([choice(message="x"), choice(delta={"content": "a"})], id="a message"),
-        pytest.param([choice(delta={"content": "a", "k": {"tool_calls": ["x"]}})], id="tool calls"),
-    ],
-)
-def test_what_is_of_another_form_than_it_should_be_fails_nothing(events: list[dict[str, Any]]) -> None:
-    assert AgentStream(Recorded(frames(*events))).get_final_response()["choices"]
-
-
 def test_adding_up_costs_the_same_however_long_the_text_is() -> None:
     """A text of megabytes in small pieces: were it copied for each, this would take minutes."""
     for event in (delta("some text "), {"delta": {"id": "m", "content": "some text "}}):
         stream = AgentStream(Recorded(*[frames(*[event] * 1000).removesuffix(b"data: [DONE]\n\n")] * 200, frames()))
         assert len(stream.get_final_response().output_text) == 2_000_000
+
+
+LONG = "x" * 1000
+SIZE = 20_000 * len(LONG)
+PIECES = {
+    "ResponsesAgent": delta(LONG),
+    "ChatAgent": {"delta": {"id": "m", "content": LONG}},
+    "ChatModel": choice(delta={"content": LONG}),
+    "arguments of a call": {"type": "response.function_call_arguments.delta", "item_id": "fc", "delta": LONG},
+}
+
+
+def streamed(event: dict[str, Any], *last: dict[str, Any]) -> AgentStream:
+    piece = frames(event).removesuffix(b"data: [DONE]\n\n")
+    return AgentStream(Recorded(*[piece] * 20_000, frames(*last)))
+
+
+def traced(stream: AgentStream) -> tuple[AgentResponse, float, float]:
+    """Return a stream's answer, and for each character of its text the bytes that are kept, and were at most."""
+    tracemalloc.start()
+    try:
+        answer = stream.get_final_response()
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return answer, kept / SIZE, peak / SIZE
+
+
+@pytest.mark.parametrize("event", PIECES.values(), ids=PIECES)
+def test_each_piece_of_text_is_kept_once(event: dict[str, Any]) -> None:
+    _, kept, peak = traced(streamed(event))
+    assert 1 <= kept < 1.05
+    assert peak < 1.2
+
+
+def test_a_text_that_comes_again_whole_is_kept_once() -> None:
+    stream = streamed(delta(LONG), done(message("m", LONG * 20_000)))
+    answer, kept, _ = traced(stream)
+    assert len(answer.output_text) == SIZE
+    assert 1 <= kept < 1.05
 
 
 def test_events_are_never_changed() -> None:
@@ -349,27 +270,6 @@ def test_events_are_never_changed() -> None:
     seen = list(stream)
     stream.get_final_response()
     assert seen == [{"choices": [{"index": 0, "delta": piece}]}] * 3
-
-
-def part(kind: str, index: int, **text: str) -> dict[str, Any]:
-    return {"type": f"response.output_text.{kind}", "item_id": "m", "content_index": index, **text}
-
-
-def test_the_parts_of_a_message_are_kept_apart() -> None:
-    events = [part("delta", 0, delta="One."), part("done", 0, text="One."), part("done", 1, text="Two.")]
-    stream = AgentStream(Recorded(frames(*events)))
-    assert list(stream.text_stream) == ["One.", "Two."]
-    content = stream.get_final_response()["output"][0]["content"]
-    assert [text["text"] for text in content] == ["One.", "Two."]
-    both = {**message("m", ""), "content": [{"type": "output_text", "text": text} for text in ("One.", "Two.")]}
-    stream = AgentStream(Recorded(frames(*events, done(both))))
-    assert list(stream.text_stream) == ["One.", "Two."]
-    assert stream.get_final_response()["output"] == [both]
-
-
-def test_a_message_without_text_is_there_once() -> None:
-    stream = AgentStream(Recorded(frames(delta(""), done(message("m", "")))))
-    assert stream.get_final_response()["output"] == [message("m", "")]
 
 
 @pytest.mark.parametrize(
@@ -399,75 +299,3 @@ def test_what_no_format_allows_is_passed_on_all_the_same(event: dict[str, Any]) 
     response = stream.get_final_response()
     assert isinstance(response.output_text, str)
     assert isinstance(response.tool_calls, list)
-
-
-@pytest.mark.parametrize(
-    ("answer", "text", "usage"),
-    [
-        pytest.param(
-            {
-                "output": [message("a", "one "), CALL, message("b", "two")],
-                "usage": {"input_tokens": 1, "output_tokens": 2},
-            },
-            "one two",
-            {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
-            id="ResponsesAgent",
-        ),
-        pytest.param(
-            {
-                "messages": [
-                    {"role": "assistant", "content": "one ", "tool_calls": [CHAT_CALL], "id": "1"},
-                    {"role": "tool", "content": "no", "id": "2"},
-                    {"role": "assistant", "content": "two", "id": "3"},
-                ],
-                "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
-            },
-            "one two",
-            {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
-            id="ChatAgent",
-        ),
-        pytest.param(
-            {
-                "choices": [
-                    {"message": {"content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}}
-                ]
-            },
-            "one two",
-            None,
-            id="ChatModel with content parts",
-        ),
-        pytest.param({"predictions": ["one ", "two"]}, "one two", None, id="predictions"),
-        pytest.param({"predictions": {"output": [message("a", "one two")]}}, "one two", None, id="a wrapped answer"),
-        pytest.param({"final_response": "one two"}, "one two", None, id="final_response"),
-        pytest.param({"something": 1}, "", None, id="nothing known"),
-        pytest.param({"output": None, "messages": None, "usage": None}, "", None, id="explicit nulls"),
-        pytest.param(
-            {"output": [], "usage": {"input_tokens": "7", "prompt_tokens": 2, "output_tokens": None}},
-            "",
-            {"input_tokens": 2, "output_tokens": 0, "total_tokens": 2},
-            id="counts that are none",
-        ),
-    ],
-)
-def test_answers_read_the_same_whatever_the_interface(answer: dict[str, Any], text: str, usage: Any) -> None:
-    response = AgentResponse(answer)
-    assert response == answer
-    assert response.output_text == text
-    assert response.usage == usage
-
-
-def test_tool_calls_read_the_same_whatever_the_interface() -> None:
-    expected = [("c1", "add", '{"a": 1}')]
-    chat_call = {**CHAT_CALL, "function": {"name": "add", "arguments": '{"a": 1}'}}
-    for answer in (
-        {"output": [CALL]},
-        {"messages": [{"role": "assistant", "tool_calls": [chat_call]}]},
-        {"choices": [{"message": {"role": "assistant", "tool_calls": [chat_call]}}]},
-    ):
-        assert [(c["call_id"], c["name"], c["arguments"]) for c in AgentResponse(answer).tool_calls] == expected
-
-
-def test_pending_approvals_are_those_that_nobody_answered() -> None:
-    asked = [{"type": "mcp_approval_request", "id": name, "name": "f", "arguments": "{}"} for name in "ab"]
-    answered = {"type": "mcp_approval_response", "approval_request_id": "a", "approve": True}
-    assert AgentResponse({"output": [*asked, answered]}).pending_approvals == [asked[1]]

@@ -1,0 +1,190 @@
+"""Local agents behind a port: beside the caller's program, or as the command `mlflow deployments run-local`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.target.login import is_loopback
+from mlflow_agent_target.target.names import endpoint_name
+from mlflow_agent_target.target.uri import NAME, TOKEN_VARIABLE
+
+if TYPE_CHECKING:
+    import uvicorn
+
+_DEFAULT_HOST = "127.0.0.1"
+_DEFAULT_PORT = 8080
+_OPTIONS = ("port", "host", "token")
+# How long a stopping server waits for calls that are still running.
+_GRACE_SECONDS = 3
+
+
+class LocalServer:
+    """A running server of local agents. Stop it with `stop()`, or use it in a `with` block.
+
+    Attributes:
+        url: Its base URL.
+        target_uri: The target that reaches it: `get_deploy_client(server.target_uri)`.
+    """
+
+    def __init__(self, agents: Mapping[str, Any], port: int = 0, token: str | None = None) -> None:
+        self._listener = _listen(_DEFAULT_HOST, port)
+        try:
+            self._server = _uvicorn_server(agents, token)
+        except BaseException:
+            self._listener.close()
+            raise
+        self.url = _url(self._listener)
+        self.target_uri = f"{NAME}:{self.url}"
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._listener]}, name="agent-target-server", daemon=True
+        )
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.005)
+
+    def __repr__(self) -> str:
+        return f"LocalServer({self.url!r})"
+
+    def __enter__(self) -> LocalServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server, giving running calls 3 seconds to finish. Any number of times."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+def serve(agents: Mapping[str, str | Path | Any], port: int = 0, token: str | None = None) -> LocalServer:
+    """Serve agents from this process, with the REST surface of Model Serving.
+
+    Args:
+        agents: For each endpoint name, a model URI (`models:/...`, `runs:/...`), a model's folder, a Python file that
+            calls `mlflow.models.set_model`, or a `ResponsesAgent`, `ChatAgent` or `ChatModel` object.
+        port: The port on 127.0.0.1; 0 takes a free one.
+        token: A bearer token that callers must send; None for none. This package's client sends `AGENT_TARGET_TOKEN`.
+
+    Returns:
+        The running server, a context manager: `with serve({"my-agent": "agent.py"}) as server:`.
+
+    Raises:
+        InvalidInputError: A name, an agent or the port can't be used.
+    """
+    return LocalServer(agents, port, token)
+
+
+def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None) -> None:
+    """Serve one agent until Ctrl-C. See `run_local`, which says what the arguments are."""
+    config = dict(config or {})
+    if flavor not in (None, "python_function"):
+        raise InvalidInputError(f"Agents have the flavor 'python_function', not {flavor!r}. Leave --flavor out.")
+    if unknown := sorted(set(config) - set(_OPTIONS)):
+        raise InvalidInputError(f"run-local has no option {', '.join(unknown)}. It has {', '.join(_OPTIONS)}.")
+    host = str(config.get("host", _DEFAULT_HOST))
+    token = str(config["token"]) if config.get("token") else None
+    if token is None and not is_loopback(host):
+        raise InvalidInputError(
+            f"Anyone who reaches {host} could run the agent: set -C token=..., or leave host at {_DEFAULT_HOST}."
+        )
+    import mlflow
+
+    with _listen(host, _port(config.get("port", _DEFAULT_PORT))) as listener:
+        server = _uvicorn_server({name: model_uri}, token)
+        url = _url(listener)
+        python = f"""get_deploy_client("{NAME}:{url}").predict(endpoint="{name}", inputs="Hello")"""
+        print(
+            f"Serving '{name}' from {model_uri} on {url}\n"
+            f"  Target:   {NAME}:{url}\n"
+            f"  Python:   {python}\n"
+            f"  REST:     POST {url}/serving-endpoints/{name}/invocations\n"
+            f'  OpenAI:   OpenAI(base_url="{url}/serving-endpoints", api_key={"TOKEN" if token else "any"!r})\n'
+            + (
+                f"  Callers must send the token; this package's client takes it from {TOKEN_VARIABLE}.\n"
+                if token
+                else ""
+            )
+            + f"  Traces:   {mlflow.get_tracking_uri()} (MLFLOW_TRACKING_URI)\n"
+            + "Stop with Ctrl-C.",
+            flush=True,
+        )
+        # On Ctrl-C uvicorn stops the server, and then raises this.
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+    print("Stopped.", flush=True)
+
+
+def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Server:
+    if not isinstance(agents, Mapping) or not agents:
+        raise InvalidInputError("Name at least one agent: serve({'my-agent': 'agent.py'}).")
+    try:
+        import uvicorn
+
+        from mlflow_agent_target.server.agents import ServedAgent
+        from mlflow_agent_target.server.app import create_app
+    except ImportError as error:
+        raise InvalidInputError(
+            f"Serving agents needs the whole of MLflow ({error}): pip install 'mlflow-agent-target[local]'."
+        ) from error
+    served = {endpoint_name(name): ServedAgent(endpoint_name(name), source) for name, source in agents.items()}
+    config = uvicorn.Config(
+        create_app(served, token),
+        log_config=None,  # uvicorn's own configuration would close the log handlers of the caller's program
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancelled_call)
+    return uvicorn.Server(config)
+
+
+def _is_no_cancelled_call(record: logging.LogRecord) -> bool:
+    """Keep calls out of the log that a stopping server cancels after its time of grace: that is no fault."""
+    cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
+    return not cancelled and not str(record.msg).startswith("Cancel %s running task(s)")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sets TCP_NODELAY, and so sends small packets at once, only if the protocol is named here.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InvalidInputError(
+            f"Port {port} of {host} can't be listened on ({error}). Choose another port, or 0 for a free one."
+        ) from error
+    return listener
+
+
+def _port(value: Any) -> int:
+    try:
+        port = int(value)
+    except (TypeError, ValueError):
+        port = -1
+    if not 0 <= port <= 65535:
+        raise InvalidInputError(f"port must be a number from 0 (a free one) to 65535, not {value!r}.")
+    return port
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
