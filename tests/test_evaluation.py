@@ -24,7 +24,7 @@ from mlflow_agent_target.server import LocalServer, runs
 from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import AGENTS, user
 from tests.scripted import ScriptedServer, whole
-from tests.tracing.test_spans import AGENT, ANSWER, V2_TRACE, span_named, tree
+from tests.tracing.conftest import AGENT, ANSWER, V2_TRACE, span_named, tree
 
 harness = pytest.mark.skipif(
     importlib.util.find_spec("mlflow.genai.evaluation.harness") is None,

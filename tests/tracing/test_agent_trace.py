@@ -1,0 +1,110 @@
+"""The agent's own trace, below the span of the call that brought it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities import Trace
+
+from mlflow_agent_target import AgentTargetClient
+from mlflow_agent_target.tracing import agent_trace as agent_traces
+from mlflow_agent_target.tracing import spans as tracing
+from tests.scripted import ScriptedServer, whole
+from tests.tracing.conftest import AGENT, ANSWER, V2_TRACE, remote_trace, span_named, traces, tree
+
+
+class TestTheAgentsTrace:
+    @pytest.fixture
+    def ask(self, scripted: Callable[..., ScriptedServer]) -> Callable[[Any], Trace]:
+        """Calls an agent that answers with a trace, within a span, and gives the trace of that."""
+
+        def ask(sent: Any) -> Trace:
+            server = scripted(whole({**ANSWER, "databricks_output": {"trace": sent}}), describe=whole(AGENT))
+            with mlflow.start_span("mine"):
+                answer = AgentTargetClient(server.target_uri).predict(endpoint="a", inputs="hi")
+            assert answer.output_text == "Hi."
+            (trace,) = traces()
+            return trace
+
+        return ask
+
+    def test_all_of_it_is_brought_home(self, ask: Callable[[Any], Trace]) -> None:
+        trace = ask(remote_trace())
+        assert tree(trace) == ["/mine", "/mine/a", "/mine/a/agent", "/mine/a/agent/tool", "/mine/a/agent/tool/model"]
+        tool, model = span_named(trace, "tool"), span_named(trace, "model")
+        assert (tool.status.status_code, tool.status.description) == ("ERROR", "no such row")
+        assert (model.span_type, model.inputs) == ("LLM", {"q": 1})
+        assert model.end_time_ns - model.start_time_ns == 1_000_000_000
+        assert [(event.name, event.attributes) for event in model.events] == [("retried", {"times": 2})]
+        assert trace.info.token_usage == {"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}
+        assert trace.info.tags["team"] == "blue"
+        assert {"mlflow.trace.user": "ann", "release": "7"}.items() <= trace.info.trace_metadata.items()
+        (assessment,) = trace.info.assessments
+        assert (assessment.name, assessment.value, assessment.span_id) == ("polite", True, model.span_id)
+
+    @pytest.mark.parametrize("location", [None, {}, {"type": "INFERENCE_TABLE", "inference_table": {}}])
+    def test_wherever_it_says_that_it_is_kept(self, location: Any, ask: Callable[[Any], Trace]) -> None:
+        assert len(tree(ask(remote_trace(trace_location=location)))) == 5
+
+    def test_tags_that_are_no_text_lose_nothing(self, ask: Callable[[Any], Trace]) -> None:
+        trace = ask(remote_trace(tags={"n": 5}, trace_metadata={"m": {"k": 1}}))
+        assert (trace.info.tags["n"], trace.info.trace_metadata["m"]) == ("5", "{'k': 1}")
+        assert len(trace.info.assessments) == 1
+
+    def test_mlflow_2_wrote_it(self, ask: Callable[[Any], Trace]) -> None:
+        trace = ask(V2_TRACE)
+        assert tree(trace) == ["/mine", "/mine/a", "/mine/a/chain", "/mine/a/chain/retriever"]
+        assert trace.info.tags["team"] == "red"
+        assert trace.info.trace_metadata["release"] == "2"
+
+    @pytest.mark.parametrize(
+        "broken",
+        ["text", [1], {"info": {}}, {"info": {}, "data": {"spans": []}}, {"data": {"spans": [{"name": "x"}]}}],
+        ids=repr,
+    )
+    def test_a_broken_one_fails_nothing_and_is_told_once(
+        self, broken: Any, ask: Callable[[Any], Trace], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        trace = ask(broken)
+        assert tree(trace) == ["/mine", "/mine/a"]
+        assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+        (warning,) = [r.getMessage() for r in caplog.records if r.name == tracing.__name__]
+        assert warning.startswith("The trace that Endpoint 'a' sent can't be read (")
+
+    def test_what_the_agent_wrote_to_this_experiment_is_named_not_doubled(self, ask: Callable[[Any], Trace]) -> None:
+        with mlflow.start_span("agent"):
+            pass
+        (own,) = traces()
+        server_sent = own.to_dict()
+        mine = next(t for t in self.both(ask, server_sent) if t.info.trace_id != own.info.trace_id)
+        assert tree(mine) == ["/mine", "/mine/a"]
+        assert span_named(mine, "a").attributes["agent_trace_id"] == own.info.trace_id
+
+    @staticmethod
+    def both(ask: Callable[[Any], Trace], sent: Any) -> list[Trace]:
+        with pytest.raises(ValueError, match="unpack"):  # there are two
+            ask(sent)
+        return traces()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("sqlite:////a/m.db", "sqlite:////a/m.db", True),
+        ("sqlite:////a/m.db", "sqlite:////b/m.db", False),
+        ("http://localhost:5000", "http://localhost:5000", True),
+        ("postgresql://u:secret@h/db", "postgresql://v:other@h/db", True),
+        ("http://localhost:5000", "http://localhost:5001", False),
+    ],
+)
+def test_stores_are_told_apart(one: str, other: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def store(uri: str) -> str | None:
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+        return agent_traces.tracking_store()
+
+    assert (store(one) == store(other)) is same
+    assert "secret" not in str(store(one))
+    assert store("databricks") is None
