@@ -8,6 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.entities import Trace
+from mlflow.tracing import trace_manager
 
 from mlflow_agent_target import AgentTargetClient
 from mlflow_agent_target.tracing import agent_trace as agent_traces
@@ -53,6 +54,27 @@ class TestTheAgentsTrace:
         trace = ask(remote_trace(tags={"n": 5}, trace_metadata={"m": {"k": 1}}))
         assert (trace.info.tags["n"], trace.info.trace_metadata["m"]) == ("5", "{'k': 1}")
         assert len(trace.info.assessments) == 1
+
+    @pytest.mark.parametrize("said", ["text", {}, {"assessment_name": "polite"}, None], ids=repr)
+    def test_assessments_that_can_not_be_read_lose_nothing_else(self, said: Any, ask: Callable[[Any], Trace]) -> None:
+        good = remote_trace()["info"]["assessments"]
+        trace = ask(remote_trace(assessments=[said, *good]))
+        assert len(tree(trace)) == 5
+        assert trace.info.token_usage == {"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}
+        assert [assessment.name for assessment in trace.info.assessments] == ["polite"]
+
+    @pytest.mark.parametrize("manager", [None, object], ids=["is gone", "is another"])
+    def test_without_mlflows_trace_in_memory_its_spans_are_brought_home(
+        self, manager: Any, ask: Callable[[Any], Trace], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if manager is None:
+            monkeypatch.delattr(trace_manager, "InMemoryTraceManager")
+        else:
+            monkeypatch.setattr(trace_manager, "InMemoryTraceManager", manager)
+        trace = ask(remote_trace())
+        assert len(tree(trace)) == 5
+        assert trace.info.token_usage == {"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}
+        assert "team" not in trace.info.tags
 
     def test_mlflow_2_wrote_it(self, ask: Callable[[Any], Trace]) -> None:
         trace = ask(V2_TRACE)

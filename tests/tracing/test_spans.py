@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -110,6 +111,17 @@ class TestWhenCallsAreTraced:
             mlflow_agent_target.autolog(disable=True)
         assert "traceparent" not in server.posts[0].headers
         assert traces() == []
+
+    @pytest.mark.parametrize(
+        "context",
+        [SimpleNamespace(), SimpleNamespace(get_prediction_context=object)],
+        ids=["its function is gone", "what that gives is another"],
+    )
+    def test_an_mlflow_that_does_not_say_whether_it_evaluates_fails_no_call(
+        self, context: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "mlflow.pyfunc.context", context)
+        assert not tracing.is_wanted()
 
 
 class TestStreams:
