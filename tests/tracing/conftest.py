@@ -98,7 +98,12 @@ def remote_trace(**info: Any) -> dict[str, Any]:
             "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "far"}},
             "request_time": "2026-01-01T00:00:00Z",
             "state": "OK",
-            "trace_metadata": {"mlflow.trace_schema.version": "3", "mlflow.trace.user": "ann", "release": "7"},
+            "trace_metadata": {
+                "mlflow.trace_schema.version": "3",
+                "mlflow.trace.user": "ann",
+                "mlflow.trace.session": "s-7",
+                "release": "7",
+            },
             "tags": {"team": "blue", "mlflow.traceName": "agent"},
             "assessments": [
                 {

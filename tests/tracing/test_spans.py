@@ -246,6 +246,18 @@ class TestWhatIsSent:
         assert inside.headers["traceparent"] == f"00-{number}-{span_named(trace, 'a').span_id}-01"
         assert inside.headers["x-mlflow-return-trace-id"] == "true"
 
+    @pytest.mark.parametrize(
+        ("trace_id", "traceparent"),
+        [
+            (f"tr-{'a' * 32}", f"00-{'a' * 32}-{'b' * 16}-01"),
+            (f"trace:/catalog.schema/{'a' * 32}", f"00-{'a' * 32}-{'b' * 16}-01"),
+            ("MLFLOW_NO_OP_SPAN_TRACE_ID", None),
+        ],
+    )
+    def test_wherever_the_trace_is_kept(self, trace_id: str, traceparent: str | None) -> None:
+        span = SimpleNamespace(trace_id=trace_id, span_id="b" * 16)
+        assert tracing._Call("a", span).context().get("traceparent") == traceparent
+
     def test_a_workspace_is_not(self, scripted: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch) -> None:
         server = scripted(whole(ANSWER), describe=whole(AGENT))
         monkeypatch.setenv("DATABRICKS_HOST", server.url)
@@ -254,6 +266,29 @@ class TestWhatIsSent:
             AgentTargetClient("agent-target").predict(endpoint="a", inputs="hi")
         assert not {"traceparent", "x-mlflow-return-trace-id"} & server.posts[0].headers.keys()
         assert server.posts[0].json["databricks_options"] == {"return_trace": True}
+
+
+TRACE = {"databricks_output": {"trace": {}}}
+
+
+@pytest.mark.parametrize(
+    ("event", "asked", "hidden"),
+    [
+        (TRACE, True, True),
+        ({**TRACE, "id": "r", "delta": None, "choices": []}, True, True),
+        (TRACE, False, False),
+        ({**TRACE, "delta": {"content": "Hi."}}, True, False),
+        ({"id": "r"}, True, False),
+        ({"trace_id": "tr-1"}, True, True),
+        ({"trace_id": "tr-1"}, False, False),
+        ({"trace_id": "tr-1", "delta": {"content": "Hi."}}, True, False),
+    ],
+)
+def test_only_what_nobody_but_the_trace_asked_for_is_hidden(event: Any, asked: bool, hidden: bool) -> None:
+    call = tracing._Call("a", SimpleNamespace(trace_id="tr-1"))
+    if asked:
+        call.request = tracing.TraceRequest(headers={"x-mlflow-return-trace-id": "true"}, asked=True)
+    assert call.hides(event) is hidden
 
 
 class Nested(ResponsesAgent):
@@ -377,6 +412,20 @@ def test_an_agents_server_names_its_trace_and_it_is_fetched(
     (trace,) = traces()
     assert tree(trace) == ["/mine", "/mine/agent", "/mine/agent/far", "/mine/agent/far/deep"]
     assert span_named(trace, "agent").attributes["agent_trace_id"] == span.trace_id
+
+
+@pytest.mark.parametrize(("told", "named"), [(f"tr-{'0' * 31}1", f"tr-{'0' * 31}1"), (7, None), (None, None)], ids=repr)
+def test_a_trace_that_an_agents_server_keeps_elsewhere_is_only_named(
+    told: Any, named: str | None, scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = AgentTargetClient(scripted(whole({**ANSWER, "metadata": {"trace_id": told}})).target_uri)
+    with mlflow.start_span("mine"):
+        client.predict(inputs="hi")
+    (trace,) = traces()
+    assert tree(trace) == ["/mine", "/mine/agent"]
+    assert span_named(trace, "agent").attributes.get("agent_trace_id") == named
+    assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+    assert not [record for record in caplog.records if record.name == tracing.__name__]
 
 
 def test_streams_that_nobody_observes_know_of_no_tracing(client: AgentTargetClient) -> None:
