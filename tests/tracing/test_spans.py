@@ -27,12 +27,13 @@ from mlflow_agent_target import (
     AgentStream,
     AgentTargetClient,
     EndpointNotFoundError,
+    StreamInterruptedError,
     serve,
 )
 from mlflow_agent_target.server import LocalServer, runs
 from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import DEMO
-from tests.scripted import ScriptedServer, chunked, events, whole
+from tests.scripted import CLOSE, ScriptedServer, chunked, events, whole
 from tests.tracing.conftest import AGENT, ANSWER, mine, remote_trace, span_named, traces, tree
 
 can_join = pytest.mark.skipif(runs.get_context_api is None, reason="this MLflow knows no distributed tracing")
@@ -68,6 +69,7 @@ class TestWhenCallsAreTraced:
         finally:
             mlflow_agent_target.autolog(disable=True)
         assert [tree(trace) for trace in traces()] == [["/a", "/a/agent", "/a/agent/tool", "/a/agent/tool/model"]] * 3
+        assert {span_named(trace, "a").attributes["request_id"] for trace in traces()} == {"r"}
         assert (plain.response, plain.request_id, list(frame["response"])) == (ANSWER, "r", [ANSWER])
         assert asking.response == sent
 
@@ -155,8 +157,9 @@ class TestStreams:
         assert span.attributes["left_early"] is True
         assert span.outputs["output"][0]["type"] == "function_call"
 
+    @pytest.mark.parametrize("streams", [False, True])
     def test_the_next_call_closes_the_span_of_one_that_was_dropped(
-        self, scripted: Callable[..., ScriptedServer]
+        self, streams: bool, scripted: Callable[..., ScriptedServer]
     ) -> None:
         said = {"delta": {"role": "assistant", "content": "Hi.", "id": "m"}}
         begun = [*chunked([events(said, done=False)], end=False), 30.0]
@@ -165,7 +168,10 @@ class TestStreams:
             stream = client.predict_stream(endpoint="a", inputs="hi")
             next(stream)
             del stream
-            client.predict(endpoint="a", inputs="hi")
+            if streams:
+                client.predict_stream(endpoint="a", inputs="hi").close()
+            else:
+                client.predict(endpoint="a", inputs="hi")
         trace = mine()
         assert tree(trace) == ["/mine", "/mine/a", "/mine/a"]
         dropped, called = sorted(
@@ -174,6 +180,22 @@ class TestStreams:
         assert (dropped.status.status_code, dropped.attributes["left_early"]) == ("OK", True)
         assert dropped.outputs["messages"][0]["content"] == "Hi."
         assert dropped.end_time_ns <= called.start_time_ns
+
+    @pytest.mark.parametrize("left", [True, False], ids=["left early", "cut off"])
+    def test_of_one_that_broke_off_no_trace_is_missed(
+        self, left: bool, scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        said = {"delta": {"role": "assistant", "content": "Hi.", "id": "m"}}
+        server = scripted([*chunked([events(said, done=False)], end=False), CLOSE], describe=whole(AGENT))
+        with mlflow.start_span("mine"):
+            stream = AgentTargetClient(server.target_uri).predict_stream(endpoint="a", inputs="hi")
+            next(stream)
+            if left:
+                stream.close()
+            else:
+                with pytest.raises(StreamInterruptedError):
+                    next(stream)
+        assert not [record for record in caplog.records if record.name == tracing.__name__]
 
     def test_a_failure_in_mid_stream_is_kept_with_what_arrived(self, client: AgentTargetClient) -> None:
         with mlflow.start_span("mine"), pytest.raises(AgentError):
@@ -262,10 +284,14 @@ class TestWhatIsSent:
         server = scripted(whole(ANSWER), describe=whole(AGENT))
         monkeypatch.setenv("DATABRICKS_HOST", server.url)
         monkeypatch.setenv("DATABRICKS_TOKEN", "x")
+        client = AgentTargetClient("agent-target")
         with mlflow.start_span("mine"):
-            AgentTargetClient("agent-target").predict(endpoint="a", inputs="hi")
-        assert not {"traceparent", "x-mlflow-return-trace-id"} & server.posts[0].headers.keys()
-        assert server.posts[0].json["databricks_options"] == {"return_trace": True}
+            client.predict(endpoint="a", inputs="hi")
+            client.predict_stream(endpoint="a", inputs="hi").close()
+        assert len(server.posts) == 2
+        for post in server.posts:
+            assert not {"traceparent", "x-mlflow-return-trace-id"} & post.headers.keys()
+            assert post.json["databricks_options"] == {"return_trace": True}
 
 
 TRACE = {"databricks_output": {"trace": {}}}
