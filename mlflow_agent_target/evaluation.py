@@ -11,10 +11,10 @@ from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.tracing import spans as tracing
 
-# MLflow's ConversationSimulator passes it beside the conversation.
+# The argument in which MLflow's ConversationSimulator passes the id of a conversation.
 _SESSION = "mlflow_session_id"
 _CHAT_TASK = "llm/v1/chat"
-# What a request may hold as text beside the question itself.
+# Fields of a request that hold text, but not the question.
 _SETTINGS = ("client_request_id", "model", "previous_response_id", "tool_choice", "truncation", "user")
 
 
@@ -23,8 +23,8 @@ def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) ->
 
     Args:
         endpoint: The endpoint.
-        uri: How the evaluation's run names it.
-        sends_context: Whether its server may be told of the trace.
+        uri: The name that the evaluation's run records for it.
+        sends_context: Whether its server is told of the trace.
     """
 
     def predict(**fields: Any) -> AgentResponse:
@@ -34,7 +34,7 @@ def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) ->
         response = tracing.query(endpoint, fields, sends_context=sends_context, prepare=request, session=session)
         return response.without("databricks_output")
 
-    # MLflow's simulator asks for a parameter of this name, and passes a conversation to it.
+    # MLflow's simulator looks for a parameter `input`, and passes the conversation to it.
     predict.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter("input", inspect.Parameter.KEYWORD_ONLY, default=None),
@@ -42,16 +42,19 @@ def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) ->
         ]
     )
     predict.__doc__ = f"Ask {uri}, with the fields of a dataset's row."
+    # Private: MLflow marks the functions that it makes for endpoints with it. Tried on MLflow 3.2 to 3.17.
     try:
         from mlflow.genai.evaluation.lineage import AGENT_URI_ATTR
-    except ImportError:  # before MLflow named what a run evaluated, and where only mlflow-skinny is installed
+    except ImportError:  # an older MLflow's run does not record what it evaluated; mlflow-skinny has no evaluation
         return predict
     setattr(predict, AGENT_URI_ATTR, uri)
     return predict
 
 
 def request(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return a row's fields as a request: those of a request as they are, a text under any other name as the question.
+    """Return a row's fields as a request.
+
+    A row with `input` or `messages` is one already. In any other, the one field of text is the question.
 
     Raises:
         InvalidInputError: No field, or more than one, can be the question.
@@ -70,7 +73,7 @@ def request(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_chat_completion(answer: AgentResponse, endpoint: str | None) -> AgentResponse:
-    """Return an answer as a chat completion: its text, usage and extras. One that is a completion stays as it is."""
+    """Return an answer as a chat completion: its text, usage and extras. A completion stays as it is."""
     if "choices" in answer:
         return answer
     message = {"role": "assistant", "content": answer.output_text}

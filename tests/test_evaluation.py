@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlflow
@@ -24,7 +25,7 @@ from mlflow_agent_target.server import LocalServer, runs
 from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import AGENTS, user
 from tests.scripted import ScriptedServer, whole
-from tests.tracing.test_spans import AGENT, ANSWER, V2_TRACE, span_named, tree
+from tests.tracing.conftest import AGENT, ANSWER, V2_TRACE, span_named, tree
 
 harness = pytest.mark.skipif(
     importlib.util.find_spec("mlflow.genai.evaluation.harness") is None,
@@ -260,6 +261,16 @@ def test_the_session_is_not_sent_but_kept(scripted: Callable[..., ScriptedServer
     assert "mlflow_session_id" not in server.posts[0].json
     assert trace.info.trace_metadata["mlflow.trace.session"] == "s-1"
     assert trace.data.spans[0].inputs == {"input": [user("hi")]}
+
+
+@pytest.mark.parametrize("lineage", [None, ModuleType("lineage")], ids=["no module", "no name in it"])
+def test_an_mlflow_that_records_no_agent_evaluates_it_all_the_same(
+    lineage: Any, client: AgentTargetClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.genai.evaluation.lineage", lineage)
+    ask = client.to_predict_fn("chat_agent")
+    with own_experiment():
+        assert ask(question="one two").output_text == "two one"
 
 
 HI = [user("hi")]

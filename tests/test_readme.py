@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_the_first_screen_holds_the_two_commands() -> None:
     assert 'pip install -e ".[test]" && .venv/bin/pytest' in first_screen
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_the_curl_command_is_answered(my_agent: LocalServer) -> None:
     command = next(block for block in SHELL if block.startswith("curl"))
     command = command.replace("http://127.0.0.1:8080", my_agent.url)

@@ -1,1 +1,5 @@
-"""MLflow spans of calls, and the agent's own trace brought home."""
+"""MLflow traces of calls. From the bottom up:
+
+agent_trace  the agent's own trace: where it is kept, how it is read, and copied below the span of a call
+spans        one span for each call, and the switch that turns them on
+"""

@@ -1,20 +1,24 @@
-"""An agent's own trace: where it is kept, how it is read, and copied below the span of the call that brought it."""
+"""An agent's own trace: where it is kept, how it is read, and how it is copied below the span of the call."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
+_logger = logging.getLogger(__name__)
+
 # https://mlflow.org/docs/latest/genai/tracing/token-usage-cost/
 USAGE = "mlflow.chat.tokenUsage"
 SESSION = "mlflow.trace.session"
 _USER = "mlflow.trace.user"
-# What MLflow writes on each span anew.
+# Attributes that MLflow itself sets on each copy of a span.
 _SPANS_OWN = (
     "mlflow.experimentId",
     "mlflow.spanInputs",
@@ -26,10 +30,10 @@ _SPANS_OWN = (
 
 
 class AgentTrace:
-    """An agent's trace as it came: MLflow 3's layout or MLflow 2's, with what may be missing in either.
+    """An agent's trace, in the layout of MLflow 3 or MLflow 2. Of either, parts may be missing.
 
     Raises:
-        Exception: Its spans can't be read. MLflow says in many ways why.
+        Exception: Its spans can't be read. MLflow raises many kinds.
     """
 
     def __init__(self, trace: Mapping[str, Any]) -> None:
@@ -40,13 +44,12 @@ class AgentTrace:
         if not self._spans:
             raise ValueError("it has no spans")
         self.trace_id = str(self._info.get("trace_id") or self._info.get("request_id"))
-        location = self._info.get("trace_location") or {}
-        experiment = location.get("mlflow_experiment") or self._info
+        experiment = _mapping(_mapping(self._info.get("trace_location")).get("mlflow_experiment")) or self._info
         self.experiment_id: str | None = experiment.get("experiment_id")
         self.has_usage = any(span.attributes.get(USAGE) for span in self._spans)
 
     def copy_below(self, parent: Any) -> None:
-        """Make the spans anew below `parent`, and give its trace the tags, metadata and assessments of this one."""
+        """Copy the spans below `parent`, and the tags, metadata and assessments to the trace that `parent` is in."""
         made: dict[str, Any] = {}
         for span in self._spans:
             copy = mlflow.start_span_no_context(
@@ -66,27 +69,42 @@ class AgentTrace:
                 self._copy_info(trace.info, {old: new.span_id for old, new in made.items()})
 
     def _copy_info(self, info: Any, span_ids: Mapping[str, str]) -> None:
-        from mlflow.entities import Assessment
-
-        for key, value in (self._info.get("tags") or {}).items():
+        for key, value in _mapping(self._info.get("tags")).items():
             if not key.startswith("mlflow."):
-                info.tags.setdefault(key, str(value))  # with any other than text, MLflow writes no trace at all
-        metadata = self._info.get("trace_metadata") or self._info.get("request_metadata") or {}
+                info.tags.setdefault(key, str(value))  # MLflow loses the whole trace if a value is no text
+        metadata = _mapping(self._info.get("trace_metadata") or self._info.get("request_metadata"))
         for key, value in metadata.items():
             if key in (SESSION, _USER) or not key.startswith("mlflow."):
                 info.trace_metadata.setdefault(key, str(value))
-        for said in self._info.get("assessments") or []:
-            assessment = Assessment.from_dictionary(said)
+        for assessment in _assessments(self._info.get("assessments")):
             assessment.assessment_id = None  # it gets one of its own
             assessment.trace_id = info.trace_id
             assessment.span_id = span_ids.get(assessment.span_id)
             info.assessments.append(assessment)
 
 
-def tracking_store() -> str | None:
-    """Return what tells the tracking store of this process from others; None for one that keeps no trace in pieces.
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return what should be a mapping, or an empty one if it is none."""
+    return value if isinstance(value, Mapping) else {}
 
-    A trace can only be joined where it is kept.
+
+def _assessments(values: Any) -> Iterator[Any]:
+    """Give the assessments that this MLflow can read: a newer one has kinds that it does not know."""
+    from mlflow.entities import Assessment
+
+    for value in values if isinstance(values, list) else ():
+        try:
+            assessment = Assessment.from_dictionary(value)
+        except Exception as error:
+            _logger.debug("An assessment of an agent's trace can't be read: %s", type(error).__name__)
+        else:
+            yield assessment
+
+
+def tracking_store() -> str | None:
+    """Return an id of the tracking store that this process writes to, or None if a trace can't be added to there.
+
+    A server adds its spans to the caller's trace only if both write to the same store.
     """
     uri = mlflow.get_tracking_uri()
     scheme, colon, rest = uri.partition("://")
@@ -95,9 +113,9 @@ def tracking_store() -> str | None:
     if scheme == "sqlite":
         uri = f"{scheme}:{os.path.abspath(rest.removeprefix('/'))}"
     elif not colon or scheme == "file":
-        uri = f"{uri}#{os.getpid()}"  # files are written as a whole, by one process
+        uri = f"{uri}#{os.getpid()}"  # a trace is one file, written by one process
     else:
-        uri = rest.rpartition("@")[2]  # a login is no part of it
+        uri = rest.rpartition("@")[2]  # without the login
     return hashlib.sha256(uri.encode()).hexdigest()
 
 
@@ -116,10 +134,14 @@ def _root_first(spans: list[Any]) -> list[Any]:
 
 
 def trace_in_memory(trace_id: str) -> Any:
-    """Return a context that gives a trace which is being recorded, locked, or None."""
-    from mlflow.tracing.trace_manager import InMemoryTraceManager
+    """Return a context that gives a trace that is still being recorded, locked. It gives None if there is none."""
+    # Private, for there is no public way to it. Tried on MLflow 3.2 to 3.17.
+    try:
+        from mlflow.tracing.trace_manager import InMemoryTraceManager
 
-    return InMemoryTraceManager.get_instance().get_trace(trace_id)
+        return InMemoryTraceManager.get_instance().get_trace(trace_id)
+    except (ImportError, AttributeError):
+        return nullcontext()
 
 
 def stored_trace(trace_id: str) -> Any:

@@ -32,19 +32,19 @@ from mlflow_agent_target.tracing.agent_trace import (
 
 _logger = logging.getLogger(__name__)
 
-# Under the id of MLflow's trace lies OpenTelemetry's. Spans that are not recorded have none.
+# The id of a trace in MLflow ends with OpenTelemetry's. That of a span that is not recorded doesn't.
 _TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
 _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 
-# Tells a server, beside `traceparent`, where the trace is kept.
+# Tells a server where the trace that `traceparent` names is kept.
 STORE_HEADER = "x-agent-target-tracking-store"
-# MLflow's AgentServer gives the id of the trace that it writes.
+# Asks MLflow's AgentServer for the id of the trace that it writes.
 _RETURN_ID = {"x-mlflow-return-trace-id": "true"}
 
 _autologging = False
 _warned: set[str] = set()
-# What closes the spans of streams that were dropped. The garbage collector must not: MLflow takes locks, which the
-# code that it interrupts may hold.
+# Functions that close the spans of dropped streams, for the next traced call. The garbage collector, which finds those
+# streams, must not close a span: MLflow takes locks for that, and the code that was interrupted may hold one of them.
 _dropped: deque[Callable[[], None]] = deque()
 
 
@@ -72,29 +72,30 @@ def is_autologging() -> bool:
 
 
 def _is_evaluated() -> bool:
-    """Return whether MLflow's evaluation is asking for a row.
+    """Return whether the call answers a row of MLflow's evaluation. Then it is traced, also outside of any span.
 
-    It makes a span around a function that makes none, but takes those of an agent in the same process for its own.
+    MLflow tries the evaluated function once, and adds a span to each row if it saw none. But if the agent is served by
+    this process, what it saw may be the agent's.
     """
-    contexts = sys.modules.get("mlflow.pyfunc.context")  # an evaluation has loaded it
-    context = contexts.get_prediction_context() if contexts else None
-    return context is not None and bool(context.is_evaluate)
+    # Private, for there is no public way to know. Tried on MLflow 3.2 to 3.17. An evaluation has imported the module.
+    current = getattr(sys.modules.get("mlflow.pyfunc.context"), "get_prediction_context", None)
+    return current is not None and bool(getattr(current(), "is_evaluate", False))
 
 
 @dataclass
 class TraceRequest:
-    """What a call sends so that the agent's trace and this one come together.
+    """What a traced call sends for the agent's trace.
 
     Attributes:
-        headers: More headers.
-        asked: Whether the agent's trace was asked for, which the caller did not ask for.
+        headers: Headers of the request, beside its own.
+        asked: Whether the agent's trace was asked for although the caller did not ask for it.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
     asked: bool = False
 
     def asked_for_in(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a payload's `databricks_options` with the wish for the trace, unless they speak of it already."""
+        """Return a payload's `databricks_options` with `return_trace`, as the caller set it or else true."""
         options = payload.get("databricks_options") or {}
         self.asked = "return_trace" not in options
         return {"return_trace": True, **options}
@@ -121,13 +122,13 @@ def query(
 
     Args:
         endpoint: The endpoint.
-        inputs: What to ask it, as the span shows it.
-        sends_context: Whether the server may be told of the trace: it joins it, where it can.
-        prepare: Makes a request of the inputs.
-        session: The conversation that the trace belongs to; None for none.
+        inputs: What to ask it. The span shows this.
+        sends_context: Whether the server is told of the trace, so that it can add the agent's spans to it.
+        prepare: Makes the request from the inputs.
+        session: The id of the conversation that the trace belongs to; None for none.
 
     Raises:
-        AgentTargetError: As `Endpoint.query`. The span keeps it.
+        AgentTargetError: As `Endpoint.query`. The span records it.
     """
     _end_dropped()
     started = time.monotonic()
@@ -161,7 +162,7 @@ def stream(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentStr
 
 
 class _Call:
-    """One call's span, and what the call sends on its behalf. It observes a stream."""
+    """One call's span, and what the call sends for it. If the answer is a stream, it is the stream's observer."""
 
     def __init__(self, endpoint: str | None, span: Any) -> None:
         self.request = TraceRequest()
@@ -170,19 +171,19 @@ class _Call:
         self._otel_trace_id = _TRACE_ID.fullmatch(str(span.trace_id))
 
     def context(self) -> dict[str, str]:
-        """Return the headers that tell a server of this span (https://www.w3.org/TR/trace-context/)."""
+        """Return the headers that name this span to a server (https://www.w3.org/TR/trace-context/), if it can join."""
         store = tracking_store()
         if self._otel_trace_id is None or store is None:
             return {}
         return {"traceparent": f"00-{self._otel_trace_id[1]}-{self._span.span_id}-01", STORE_HEADER: store}
 
     def belongs_to(self, session: str) -> None:
-        """Tell the conversation that the trace belongs to."""
+        """Record which conversation the trace belongs to."""
         if self._otel_trace_id is not None:
             mlflow.update_current_trace(metadata={SESSION: session})
 
     def answered(self, response: AgentResponse, **seconds: float | None) -> None:
-        """Write down an answer, and bring the agent's trace home."""
+        """Record an answer, and bring the agent's trace home."""
         if self._otel_trace_id is None:  # not recorded: tracing is off, or the trace was not sampled
             return
         self._span.set_outputs({key: value for key, value in response.items() if key != "databricks_output"})
@@ -191,7 +192,7 @@ class _Call:
         has_usage = False
         try:
             has_usage = self._bring_home(response)
-        except Exception as error:  # whatever a trace from elsewhere holds must not fail the call
+        except Exception as error:  # nothing that a trace holds may fail the call
             reason = f"{type(error).__name__}: {printable(str(error), 200)}"
             _warn_once(f"The trace that {server_name(self._endpoint)} sent can't be read ({reason}). {_ONLY_CALLS}")
         if response.usage is not None and not has_usage:
@@ -204,7 +205,7 @@ class _Call:
         self._span.end(status="ERROR")
 
     def hides(self, event: Mapping[str, Any]) -> bool:
-        """Return whether a stream's event only brings the trace that the caller did not ask for."""
+        """Return whether a stream's event only brings a trace that the caller did not ask for."""
         said = {key for key, value in event.items() if value not in (None, [])}
         if said == {"trace_id"}:
             return bool(self.request.headers)
@@ -219,7 +220,8 @@ class _Call:
         end_time_ns: int | None = None,
     ) -> None:
         """Close the span of a stream with what arrived."""
-        self.request.asked = self.request.asked and error is None and not left_early  # what broke off can't be missed
+        if error is not None or left_early:
+            self.request.asked = False  # the trace comes last: no warning that it did not come
         self.answered(answer, latency_seconds=stream.duration, time_to_first_event_seconds=stream.time_to_first_event)
         if left_early:  # the reader had enough: no failure
             self._span.end(attributes={"left_early": True}, end_time_ns=end_time_ns)
@@ -229,7 +231,7 @@ class _Call:
             self.failed(error)
 
     def dropped(self, stream: AgentStream, answer: AgentResponse) -> None:
-        """Let the next traced call close the span of a stream that was dropped. Takes no lock."""
+        """Let the next traced call close the span, since the stream was dropped without being closed. Takes no lock."""
         _dropped.append(functools.partial(self.ended, stream, answer, None, True, time.time_ns()))
 
     def _bring_home(self, response: AgentResponse) -> bool:
@@ -260,7 +262,7 @@ class _Call:
             if trace.experiment_id is None or mine is None or mine.info.experiment_id != trace.experiment_id:
                 return False
         if mlflow.get_tracking_uri().startswith("databricks"):
-            return True  # where an experiment's id is one in the workspace
+            return True  # other stores may number different experiments alike; a workspace doesn't
         with trace_in_memory(trace.trace_id) as pending:
             if pending is not None:
                 return True

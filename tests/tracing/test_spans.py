@@ -1,18 +1,16 @@
-"""Spans of calls, and the agent's own trace below them: real agents, a real tracking store."""
+"""Spans of calls: real agents, a real tracking store."""
 
 from __future__ import annotations
 
-import base64
 import contextvars
 import os
-import re
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -29,154 +27,16 @@ from mlflow_agent_target import (
     AgentStream,
     AgentTargetClient,
     EndpointNotFoundError,
+    StreamInterruptedError,
     serve,
 )
 from mlflow_agent_target.server import LocalServer, runs
-from mlflow_agent_target.tracing import agent_trace as agent_traces
 from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import DEMO
-from tests.scripted import ScriptedServer, chunked, events, whole
+from tests.scripted import CLOSE, ScriptedServer, chunked, events, whole
+from tests.tracing.conftest import AGENT, ANSWER, mine, remote_trace, span_named, traces, tree
 
 can_join = pytest.mark.skipif(runs.get_context_api is None, reason="this MLflow knows no distributed tracing")
-
-AGENT = {"name": "a", "task": "agent/v1/responses", "state": {"ready": "READY", "config_update": "NOT_UPDATING"}}
-ANSWER = {
-    "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]}],
-    "usage": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7},
-}
-
-
-@pytest.fixture(autouse=True)
-def experiment(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An experiment of the test's own, so that its traces can be counted; and no warning was given yet."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")  # no waiting for it
-    before = mlflow.MlflowClient().get_experiment_by_name("tests")
-    own = mlflow.create_experiment(uuid.uuid4().hex, artifact_location=before.artifact_location)
-    mlflow.set_experiment(experiment_id=own)
-    monkeypatch.setattr(tracing, "_warned", set())
-    yield own
-    mlflow.set_experiment(experiment_id=before.experiment_id)
-
-
-def traces() -> list[Trace]:
-    """The experiment's traces."""
-    mlflow.flush_trace_async_logging()
-    found: list[Trace] = mlflow.search_traces(return_type="list")
-    return found
-
-
-def mine() -> Trace:
-    """The trace that a test's own span made. Older MLflow's agents in this process make others of their own."""
-    for _ in range(200):
-        found = [trace for trace in traces() if any(span.name == "mine" for span in trace.data.spans)]
-        if found:
-            break
-        time.sleep(0.05)  # an agent whose stream was left early is still at work, and MLflow waits for its spans
-    (trace,) = found
-    return trace
-
-
-def tree(trace: Trace) -> list[str]:
-    """The names of a trace's spans, each below those that it lies in. Older MLflow numbers those that are the same."""
-    parents = {span.span_id: (span.parent_id, re.sub(r"_\d+$", "", span.name)) for span in trace.data.spans}
-
-    def path(span_id: str | None) -> str:
-        if span_id not in parents:
-            return ""
-        parent, name = parents[span_id]
-        return f"{path(parent)}/{name}"
-
-    return sorted(path(span.span_id) for span in trace.data.spans)
-
-
-def span_named(trace: Trace, name: str) -> Any:
-    return next(span for span in trace.data.spans if re.fullmatch(rf"{name}(_\d+)?", span.name))
-
-
-def remote_trace(**info: Any) -> dict[str, Any]:
-    """A trace as Model Serving returns it, its root last, with an error, an event, tokens, a tag and an assessment."""
-
-    def encoded(number: int, length: int) -> str:
-        return base64.b64encode(number.to_bytes(length, "big")).decode()
-
-    def span(number: int, parent: int | None, name: str, **more: Any) -> dict[str, Any]:
-        return {
-            "trace_id": encoded(1 << 100, 16),
-            "span_id": encoded(number, 8),
-            "parent_span_id": None if parent is None else encoded(parent, 8),
-            "name": name,
-            "start_time_unix_nano": 1_700_000_000_000_000_000 + number,
-            "end_time_unix_nano": 1_700_000_001_000_000_000 + number,
-            "events": [],
-            "status": {"code": "STATUS_CODE_OK", "message": ""},
-            "attributes": {"mlflow.traceRequestId": '"tr-far"', "mlflow.spanType": '"AGENT"'},
-            **more,
-        }
-
-    usage = '{"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}'
-    own = {"mlflow.traceRequestId": '"tr-far"', "mlflow.spanType": '"LLM"', "mlflow.spanInputs": '{"q": 1}'}
-    event = {"name": "retried", "time_unix_nano": 1_700_000_000_500_000_000, "attributes": {"times": 2}}
-    return {
-        "info": {
-            "trace_id": "tr-far",
-            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "far"}},
-            "request_time": "2026-01-01T00:00:00Z",
-            "state": "OK",
-            "trace_metadata": {"mlflow.trace_schema.version": "3", "mlflow.trace.user": "ann", "release": "7"},
-            "tags": {"team": "blue", "mlflow.traceName": "agent"},
-            "assessments": [
-                {
-                    "assessment_id": "a-1",
-                    "assessment_name": "polite",
-                    "trace_id": "tr-far",
-                    "span_id": f"{3:016x}",
-                    "source": {"source_type": "CODE", "source_id": "check"},
-                    "create_time": "2026-01-01T00:00:01Z",
-                    "last_update_time": "2026-01-01T00:00:01Z",
-                    "feedback": {"value": True},
-                }
-            ],
-            **info,
-        },
-        "data": {
-            "spans": [
-                span(3, 2, "model", attributes={**own, "mlflow.chat.tokenUsage": usage}, events=[event]),
-                span(2, 1, "tool", status={"code": "STATUS_CODE_ERROR", "message": "no such row"}),
-                span(1, None, "agent"),
-            ]
-        },
-    }
-
-
-V2_TRACE = {
-    "info": {
-        "request_id": "tr-old",
-        "experiment_id": "far",
-        "timestamp_ms": 1_700_000_000_000,
-        "execution_time_ms": 5,
-        "status": "OK",
-        "request_metadata": {"release": "2"},
-        "tags": {"team": "red"},
-    },
-    "data": {
-        "spans": [
-            {
-                "name": name,
-                "context": {"span_id": f"0x{number:016x}", "trace_id": "0x1"},
-                "parent_id": parent,
-                "start_time": 1_700_000_000_000_000_000,
-                "end_time": 1_700_000_000_005_000_000,
-                "status_code": "OK",
-                "status_message": "",
-                "attributes": {"mlflow.traceRequestId": '"tr-old"', "mlflow.spanType": '"CHAIN"'},
-                "events": [],
-            }
-            for number, parent, name in ((1, None, "chain"), (2, f"0x{1:016x}", "retriever"))
-        ],
-        "request": '"hi"',
-        "response": '"Hi."',
-    },
-}
 
 
 class TestWhenCallsAreTraced:
@@ -209,6 +69,7 @@ class TestWhenCallsAreTraced:
         finally:
             mlflow_agent_target.autolog(disable=True)
         assert [tree(trace) for trace in traces()] == [["/a", "/a/agent", "/a/agent/tool", "/a/agent/tool/model"]] * 3
+        assert {span_named(trace, "a").attributes["request_id"] for trace in traces()} == {"r"}
         assert (plain.response, plain.request_id, list(frame["response"])) == (ANSWER, "r", [ANSWER])
         assert asking.response == sent
 
@@ -253,6 +114,17 @@ class TestWhenCallsAreTraced:
         assert "traceparent" not in server.posts[0].headers
         assert traces() == []
 
+    @pytest.mark.parametrize(
+        "context",
+        [SimpleNamespace(), SimpleNamespace(get_prediction_context=object)],
+        ids=["its function is gone", "what that gives is another"],
+    )
+    def test_an_mlflow_that_does_not_say_whether_it_evaluates_fails_no_call(
+        self, context: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "mlflow.pyfunc.context", context)
+        assert not tracing.is_wanted()
+
 
 class TestStreams:
     def test_the_span_closes_with_the_stream(self, client: AgentTargetClient) -> None:
@@ -285,8 +157,9 @@ class TestStreams:
         assert span.attributes["left_early"] is True
         assert span.outputs["output"][0]["type"] == "function_call"
 
+    @pytest.mark.parametrize("streams", [False, True])
     def test_the_next_call_closes_the_span_of_one_that_was_dropped(
-        self, scripted: Callable[..., ScriptedServer]
+        self, streams: bool, scripted: Callable[..., ScriptedServer]
     ) -> None:
         said = {"delta": {"role": "assistant", "content": "Hi.", "id": "m"}}
         begun = [*chunked([events(said, done=False)], end=False), 30.0]
@@ -295,7 +168,10 @@ class TestStreams:
             stream = client.predict_stream(endpoint="a", inputs="hi")
             next(stream)
             del stream
-            client.predict(endpoint="a", inputs="hi")
+            if streams:
+                client.predict_stream(endpoint="a", inputs="hi").close()
+            else:
+                client.predict(endpoint="a", inputs="hi")
         trace = mine()
         assert tree(trace) == ["/mine", "/mine/a", "/mine/a"]
         dropped, called = sorted(
@@ -304,6 +180,22 @@ class TestStreams:
         assert (dropped.status.status_code, dropped.attributes["left_early"]) == ("OK", True)
         assert dropped.outputs["messages"][0]["content"] == "Hi."
         assert dropped.end_time_ns <= called.start_time_ns
+
+    @pytest.mark.parametrize("left", [True, False], ids=["left early", "cut off"])
+    def test_of_one_that_broke_off_no_trace_is_missed(
+        self, left: bool, scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        said = {"delta": {"role": "assistant", "content": "Hi.", "id": "m"}}
+        server = scripted([*chunked([events(said, done=False)], end=False), CLOSE], describe=whole(AGENT))
+        with mlflow.start_span("mine"):
+            stream = AgentTargetClient(server.target_uri).predict_stream(endpoint="a", inputs="hi")
+            next(stream)
+            if left:
+                stream.close()
+            else:
+                with pytest.raises(StreamInterruptedError):
+                    next(stream)
+        assert not [record for record in caplog.records if record.name == tracing.__name__]
 
     def test_a_failure_in_mid_stream_is_kept_with_what_arrived(self, client: AgentTargetClient) -> None:
         with mlflow.start_span("mine"), pytest.raises(AgentError):
@@ -331,80 +223,6 @@ class TestStreams:
             assert list(client.predict_stream(endpoint="a", inputs=asked)) == [said, brings]
         trace = mine()
         assert tree(trace).count("/mine/a/agent/tool/model") == 2
-
-
-class TestTheAgentsTrace:
-    @pytest.fixture
-    def ask(self, scripted: Callable[..., ScriptedServer]) -> Callable[[Any], Trace]:
-        """Calls an agent that answers with a trace, within a span, and gives the trace of that."""
-
-        def ask(sent: Any) -> Trace:
-            server = scripted(whole({**ANSWER, "databricks_output": {"trace": sent}}), describe=whole(AGENT))
-            with mlflow.start_span("mine"):
-                answer = AgentTargetClient(server.target_uri).predict(endpoint="a", inputs="hi")
-            assert answer.output_text == "Hi."
-            (trace,) = traces()
-            return trace
-
-        return ask
-
-    def test_all_of_it_is_brought_home(self, ask: Callable[[Any], Trace]) -> None:
-        trace = ask(remote_trace())
-        assert tree(trace) == ["/mine", "/mine/a", "/mine/a/agent", "/mine/a/agent/tool", "/mine/a/agent/tool/model"]
-        tool, model = span_named(trace, "tool"), span_named(trace, "model")
-        assert (tool.status.status_code, tool.status.description) == ("ERROR", "no such row")
-        assert (model.span_type, model.inputs) == ("LLM", {"q": 1})
-        assert model.end_time_ns - model.start_time_ns == 1_000_000_000
-        assert [(event.name, event.attributes) for event in model.events] == [("retried", {"times": 2})]
-        assert trace.info.token_usage == {"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}
-        assert trace.info.tags["team"] == "blue"
-        assert {"mlflow.trace.user": "ann", "release": "7"}.items() <= trace.info.trace_metadata.items()
-        (assessment,) = trace.info.assessments
-        assert (assessment.name, assessment.value, assessment.span_id) == ("polite", True, model.span_id)
-
-    @pytest.mark.parametrize("location", [None, {}, {"type": "INFERENCE_TABLE", "inference_table": {}}])
-    def test_wherever_it_says_that_it_is_kept(self, location: Any, ask: Callable[[Any], Trace]) -> None:
-        assert len(tree(ask(remote_trace(trace_location=location)))) == 5
-
-    def test_tags_that_are_no_text_lose_nothing(self, ask: Callable[[Any], Trace]) -> None:
-        trace = ask(remote_trace(tags={"n": 5}, trace_metadata={"m": {"k": 1}}))
-        assert (trace.info.tags["n"], trace.info.trace_metadata["m"]) == ("5", "{'k': 1}")
-        assert len(trace.info.assessments) == 1
-
-    def test_mlflow_2_wrote_it(self, ask: Callable[[Any], Trace]) -> None:
-        trace = ask(V2_TRACE)
-        assert tree(trace) == ["/mine", "/mine/a", "/mine/a/chain", "/mine/a/chain/retriever"]
-        assert trace.info.tags["team"] == "red"
-        assert trace.info.trace_metadata["release"] == "2"
-
-    @pytest.mark.parametrize(
-        "broken",
-        ["text", [1], {"info": {}}, {"info": {}, "data": {"spans": []}}, {"data": {"spans": [{"name": "x"}]}}],
-        ids=repr,
-    )
-    def test_a_broken_one_fails_nothing_and_is_told_once(
-        self, broken: Any, ask: Callable[[Any], Trace], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        trace = ask(broken)
-        assert tree(trace) == ["/mine", "/mine/a"]
-        assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
-        (warning,) = [r.getMessage() for r in caplog.records if r.name == tracing.__name__]
-        assert warning.startswith("The trace that Endpoint 'a' sent can't be read (")
-
-    def test_what_the_agent_wrote_to_this_experiment_is_named_not_doubled(self, ask: Callable[[Any], Trace]) -> None:
-        with mlflow.start_span("agent"):
-            pass
-        (own,) = traces()
-        server_sent = own.to_dict()
-        mine = next(t for t in self.both(ask, server_sent) if t.info.trace_id != own.info.trace_id)
-        assert tree(mine) == ["/mine", "/mine/a"]
-        assert span_named(mine, "a").attributes["agent_trace_id"] == own.info.trace_id
-
-    @staticmethod
-    def both(ask: Callable[[Any], Trace], sent: Any) -> list[Trace]:
-        with pytest.raises(ValueError, match="unpack"):  # there are two
-            ask(sent)
-        return traces()
 
 
 class TestWhatIsSent:
@@ -450,33 +268,53 @@ class TestWhatIsSent:
         assert inside.headers["traceparent"] == f"00-{number}-{span_named(trace, 'a').span_id}-01"
         assert inside.headers["x-mlflow-return-trace-id"] == "true"
 
+    @pytest.mark.parametrize(
+        ("trace_id", "traceparent"),
+        [
+            (f"tr-{'a' * 32}", f"00-{'a' * 32}-{'b' * 16}-01"),
+            (f"trace:/catalog.schema/{'a' * 32}", f"00-{'a' * 32}-{'b' * 16}-01"),
+            ("MLFLOW_NO_OP_SPAN_TRACE_ID", None),
+        ],
+    )
+    def test_wherever_the_trace_is_kept(self, trace_id: str, traceparent: str | None) -> None:
+        span = SimpleNamespace(trace_id=trace_id, span_id="b" * 16)
+        assert tracing._Call("a", span).context().get("traceparent") == traceparent
+
     def test_a_workspace_is_not(self, scripted: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch) -> None:
         server = scripted(whole(ANSWER), describe=whole(AGENT))
         monkeypatch.setenv("DATABRICKS_HOST", server.url)
         monkeypatch.setenv("DATABRICKS_TOKEN", "x")
+        client = AgentTargetClient("agent-target")
         with mlflow.start_span("mine"):
-            AgentTargetClient("agent-target").predict(endpoint="a", inputs="hi")
-        assert not {"traceparent", "x-mlflow-return-trace-id"} & server.posts[0].headers.keys()
-        assert server.posts[0].json["databricks_options"] == {"return_trace": True}
+            client.predict(endpoint="a", inputs="hi")
+            client.predict_stream(endpoint="a", inputs="hi").close()
+        assert len(server.posts) == 2
+        for post in server.posts:
+            assert not {"traceparent", "x-mlflow-return-trace-id"} & post.headers.keys()
+            assert post.json["databricks_options"] == {"return_trace": True}
 
-    @pytest.mark.parametrize(
-        ("one", "other", "same"),
-        [
-            ("sqlite:////a/m.db", "sqlite:////a/m.db", True),
-            ("sqlite:////a/m.db", "sqlite:////b/m.db", False),
-            ("http://localhost:5000", "http://localhost:5000", True),
-            ("postgresql://u:secret@h/db", "postgresql://v:other@h/db", True),
-            ("http://localhost:5000", "http://localhost:5001", False),
-        ],
-    )
-    def test_stores_are_told_apart(self, one: str, other: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        def store(uri: str) -> str | None:
-            monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
-            return agent_traces.tracking_store()
 
-        assert (store(one) == store(other)) is same
-        assert "secret" not in str(store(one))
-        assert store("databricks") is None
+TRACE = {"databricks_output": {"trace": {}}}
+
+
+@pytest.mark.parametrize(
+    ("event", "asked", "hidden"),
+    [
+        (TRACE, True, True),
+        ({**TRACE, "id": "r", "delta": None, "choices": []}, True, True),
+        (TRACE, False, False),
+        ({**TRACE, "delta": {"content": "Hi."}}, True, False),
+        ({"id": "r"}, True, False),
+        ({"trace_id": "tr-1"}, True, True),
+        ({"trace_id": "tr-1"}, False, False),
+        ({"trace_id": "tr-1", "delta": {"content": "Hi."}}, True, False),
+    ],
+)
+def test_only_what_nobody_but_the_trace_asked_for_is_hidden(event: Any, asked: bool, hidden: bool) -> None:
+    call = tracing._Call("a", SimpleNamespace(trace_id="tr-1"))
+    if asked:
+        call.request = tracing.TraceRequest(headers={"x-mlflow-return-trace-id": "true"}, asked=True)
+    assert call.hides(event) is hidden
 
 
 class Nested(ResponsesAgent):
@@ -600,6 +438,20 @@ def test_an_agents_server_names_its_trace_and_it_is_fetched(
     (trace,) = traces()
     assert tree(trace) == ["/mine", "/mine/agent", "/mine/agent/far", "/mine/agent/far/deep"]
     assert span_named(trace, "agent").attributes["agent_trace_id"] == span.trace_id
+
+
+@pytest.mark.parametrize(("told", "named"), [(f"tr-{'0' * 31}1", f"tr-{'0' * 31}1"), (7, None), (None, None)], ids=repr)
+def test_a_trace_that_an_agents_server_keeps_elsewhere_is_only_named(
+    told: Any, named: str | None, scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = AgentTargetClient(scripted(whole({**ANSWER, "metadata": {"trace_id": told}})).target_uri)
+    with mlflow.start_span("mine"):
+        client.predict(inputs="hi")
+    (trace,) = traces()
+    assert tree(trace) == ["/mine", "/mine/agent"]
+    assert span_named(trace, "agent").attributes.get("agent_trace_id") == named
+    assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+    assert not [record for record in caplog.records if record.name == tracing.__name__]
 
 
 def test_streams_that_nobody_observes_know_of_no_tracing(client: AgentTargetClient) -> None:
