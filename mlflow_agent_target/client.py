@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import copy
-import functools
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_target.endpoints.access import Access
-from mlflow_agent_target.endpoints.endpoint import Endpoint
 from mlflow_agent_target.endpoints.management import EndpointManagement
 from mlflow_agent_target.endpoints.openai_client import open_ai_client
 from mlflow_agent_target.formats.answers import AgentResponse
-from mlflow_agent_target.http.options import NO_RETRIES
+from mlflow_agent_target.scoring import BatchScoring
 from mlflow_agent_target.streams.stream import AgentStream
-from mlflow_agent_target.target.settings import Backoff
 from mlflow_agent_target.tracing import spans as tracing
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from openai import OpenAI
 
-    from mlflow_agent_target.batch.progress import Progress
-    from mlflow_agent_target.batch.results import BatchResult
     from mlflow_agent_target.endpoints.platform import ServingEndpoint
 
 
-class AgentTargetClient(EndpointManagement):
+class AgentTargetClient(BatchScoring, EndpointManagement):
     """Queries agents that were authored with MLflow and are deployed to Databricks Model Serving, or served locally.
 
     Usually made by `mlflow.deployments.get_deploy_client("agent-target")`. Clients of one target share their
@@ -80,7 +72,7 @@ class AgentTargetClient(EndpointManagement):
 
         agent = self._access.endpoint(deployment_name, endpoint)
         if is_frame(inputs):
-            return self._predict_frame(agent.name, inputs)
+            return self._score_frame(agent.name, inputs)
         if tracing.is_wanted():
             answer = tracing.query(agent, inputs, sends_context=self._access.sends_context)
         else:
@@ -90,15 +82,6 @@ class AgentTargetClient(EndpointManagement):
 
             return as_chat_completion(answer, agent.name)
         return answer
-
-    def _predict_frame(self, endpoint: str | None, frame: Any) -> Any:
-        from mlflow_agent_target.batch.exports import to_scored_frame
-        from mlflow_agent_target.batch.tables import requests_of
-
-        result = self.predict_batch(endpoint, requests_of(frame), progress=False, mlflow_run=False)
-        if result.interrupted:
-            raise KeyboardInterrupt
-        return to_scored_frame(result, frame)
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -148,97 +131,6 @@ class AgentTargetClient(EndpointManagement):
         agent = self._access.endpoint(None, endpoint)
         uri = f"endpoints:/{agent.name}" if agent.name else self._access.target.uri
         return predict_fn(agent, uri, sends_context=self._access.sends_context)
-
-    def predict_batch(
-        self,
-        endpoint: str | None = None,
-        inputs: Any = None,
-        *,
-        concurrency: int | None = None,
-        journal: str | os.PathLike[str] | None = None,
-        requests_per_minute: float | None = None,
-        on_error: Literal["record", "raise"] = "record",
-        retry_on: type[Exception] | tuple[type[Exception], ...] = (),
-        rerun_in_doubt: bool = True,
-        progress: bool | Callable[[Progress], None] | None = None,
-        mlflow_run: bool | None = None,
-        column: str | None = None,
-        id_column: str | None = None,
-    ) -> BatchResult:
-        """Ask an agent once for each of many rows, as many at a time as the endpoint bears.
-
-        A row that fails is a result. A failure that every row would share (401, 403, 404, no login) stops the run at
-        once. Ctrl-C lets what is in flight end and returns what is there; a second one stops at once.
-
-        Args:
-            endpoint: As for `predict`.
-            inputs: Any iterable of what `predict` takes (a generator is read as rows are sent), a pandas DataFrame or
-                Series, an evaluation dataset, or the name of a CSV, JSONL or Parquet file.
-            concurrency: The most requests in flight. None to find out what the endpoint bears, 192 at most.
-            journal: A file that every row is recorded in before it is sent and when it has ended, so that the same call
-                goes on where an earlier one stopped, however that ended: rows that are ok are not sent again, failed
-                ones are. None to record for the result only.
-            requests_per_minute: The most requests in any minute, attempts that fail included. None for no limit but
-                what the endpoint's own answers say.
-            on_error: "record" a row that fails, or "raise" its error, when what is in flight has ended.
-            retry_on: Errors after which a row is sent again although the agent may have run for it: for agents that may
-                safely run twice. `with_options(idempotent=True)` names every passing failure.
-            rerun_in_doubt: Whether rows that were in flight when an earlier process was killed are sent again, although
-                the agent may have run for them. False leaves them "in_doubt" in the result.
-            progress: True or False for a bar on stderr, None for one where somebody may be looking; or a function that
-                is called from time to time with how it goes.
-            mlflow_run: True to log to the active MLflow run, or to one of its own. None for only to one that is active,
-                False for none.
-            column: The column of a frame or file that holds a row's inputs. None for `input`, `messages` or `inputs`.
-            id_column: The column whose value is kept as the row's `id`. None for `id`, where there is one.
-
-        Returns:
-            What came of each row, in the order of the inputs.
-
-        Raises:
-            InvalidInputError: The inputs, an option or the journal can't be used, or the journal is of other inputs.
-            AgentTargetError: What every row would share, or what one failed with if `on_error` is "raise".
-        """
-        from mlflow_agent_target.batch.bar import observer_for
-        from mlflow_agent_target.batch.mlflow_run import logged
-        from mlflow_agent_target.batch.policy import BatchOptions
-        from mlflow_agent_target.batch.run import run
-        from mlflow_agent_target.batch.tables import Rows
-
-        once = replace(self._access.options, backoff=NO_RETRIES)  # the batch has a retry layer of its own
-        agent = self._access.with_request_options(once).endpoint(None, endpoint)
-        query = functools.partial(self._traced_row, agent) if tracing.is_autologging() else agent.query
-        options = BatchOptions(
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            on_error=on_error,
-            retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
-            idempotent=once.idempotent,
-            rerun_in_doubt=rerun_in_doubt,
-            retries=Backoff.read(),
-            total_timeout=once.limits().total_timeout,
-        )
-        rows = inputs if isinstance(inputs, Rows) else Rows(inputs, column, id_column)
-        about = {"endpoint": agent.name, "target": self._access.routes.transport.base_url}
-        settings = {"concurrency": concurrency or "adaptive", "requests_per_minute": requests_per_minute}
-        with observer_for(progress) as observers, logged(mlflow_run, {**about, **settings}) as log:
-            result = run(
-                query,
-                rows,
-                journal=None if journal is None else Path(journal),
-                about=about,
-                options=options,
-                observers=[*observers, *([log] if log else [])],
-            )
-            if log:
-                log.finish(result)
-        return result
-
-    def _traced_row(self, agent: Endpoint, inputs: Any) -> AgentResponse:
-        answer = tracing.query(agent, inputs, sends_context=self._access.sends_context)
-        if isinstance(inputs, Mapping) and "databricks_options" in inputs:
-            return answer
-        return answer.without("databricks_output")  # the trace is kept by MLflow, and not with the row once more
 
     def with_options(
         self,

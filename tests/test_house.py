@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "demo" not in path.pa
 FLOORS = [
     {"cli", "plugin"},
     {"client"},
-    {"evaluation", "server"},
+    {"evaluation", "scoring", "server"},
     {"endpoints"},
     {"batch"},
     {"tracing"},
@@ -30,6 +31,20 @@ FLOORS = [
     {"text"},
     {"errors"},
 ]
+# The modules through which a folder is entered from outside. The others are its own business.
+DOORS = {
+    "target": {"uri", "settings", "login", "names"},
+    "http": {"exchange", "options", "steps", "retry", "statuses"},
+    "formats": {
+        *("inputs", "conversion", "answers", "failures", "pieces"),
+        *("interface", "registry", "responses", "chat_agent", "chat_completions"),
+    },
+    "streams": {"stream"},
+    "tracing": {"spans", "agent_trace"},
+    "batch": {"run", "policy", "tables", "journal", "progress", "bar", "records", "results", "exports", "mlflow_run"},
+    "endpoints": {"access", "endpoint", "management", "platform", "openai_client"},
+    "server": set(),  # its face alone
+}
 # Where third-party libraries may be imported at all, and where only inside a function.
 ONLY_IN = {
     "requests": {"http"},
@@ -72,18 +87,42 @@ def test_every_room_has_a_floor() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path: Path) -> None:
+def test_imports_go_down_and_through_doors(path: Path) -> None:
     here = room(path)
     for name, at_top in imports(path):
         top, *rest = name.split(".")
         if top == "mlflow_agent_target" and here != "__init__" and rest[0] != "__version__":
             there = rest[0] if rest[0] in {room(module) for module in MODULES} else "__init__"
             if there == "__init__":  # a public name, through the package's face
-                assert here in ("cli",), f"{path.name} imports {name}"
-                continue
-            assert there == here or floor(there) > floor(here), f"{path.name} imports {name}"
+                assert here == "cli", f"{path.name} imports {name}"
+            elif there != here:
+                assert floor(there) > floor(here), f"{path.name} imports {name}"
+                is_module = (PACKAGE / there / f"{rest[1]}.py").exists()
+                assert not is_module or rest[1] in DOORS[there], f"{path.name} imports {name}"
         assert here in ONLY_IN.get(top, {here}), f"{path.name} imports {name}"
         assert not (at_top and top in NEVER_AT_THE_TOP), f"{path.name} imports {name} at the top"
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in PACKAGE.glob("*/__init__.py")), ids=lambda f: f.name)
+def test_a_folder_lists_its_files_from_the_bottom_up(folder: Path) -> None:
+    """And so there is no circle in it: a file imports only from those above it in the list."""
+    face = (folder / "__init__.py").read_text(encoding="utf-8")
+    listed = re.findall(r"^    (\w+)\.py ", ast.get_docstring(ast.parse(face), clean=False) or "", re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    for number, name in enumerate(listed):
+        for imported, _ in imports(folder / f"{name}.py"):
+            _, _, rest = imported.partition(f"mlflow_agent_target.{folder.name}.")
+            assert rest.partition(".")[0] in {"", *listed[:number], *offered(face)}, f"{name} imports {imported}"
+
+
+def offered(face: str) -> set[str]:
+    """The names that a folder's face offers, beside its modules."""
+    return {*re.findall(r'"(\w+)"', face), "demo"}
+
+
+def test_no_module_is_two_ideas() -> None:
+    lengths = {path.relative_to(PACKAGE): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {path: length for path, length in lengths.items() if length > 300} == {}
 
 
 def test_the_core_needs_nothing_of_mlflow_but_errors_spans_and_the_contract() -> None:

@@ -14,7 +14,7 @@ from mlflow_agent_target.batch.records import SHOWN, SHOWN_NAMES
 from mlflow_agent_target.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from mlflow_agent_target.batch.results import BatchRow
+    from mlflow_agent_target.batch.records import BatchRow
 
 _ROWS_IN_A_GROUP = 256
 _SCORED = ("output_text", "response", "error", "request_id")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from mlflow_agent_target.errors import AgentTargetError
@@ -188,3 +188,35 @@ def _is_storable(text: str) -> bool:
 def _storable(text: str) -> str:
     """Return text without halves of surrogate pairs, which JSON can hold and SQLite can't."""
     return text if _is_storable(text) else text.encode("utf-8", "replace").decode()
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """What came of one row.
+
+    Attributes:
+        index: Its place among the inputs, from 0.
+        id: The value of its `id` column; None where there is none.
+        status: "ok", "failed", or "in_doubt" for a row that an earlier process had in flight when it ended, where
+            `rerun_in_doubt=False` left it so.
+        response: The whole answer; None unless "ok".
+        output_text: All text of the answer; None unless "ok".
+        error: The error's class; None unless "failed".
+        error_message: What the error says; None unless "failed".
+        attempts: How many times it was sent.
+        seconds: How long the last attempt took.
+        usage: The answer's tokens (`input_tokens`, `output_tokens`, `total_tokens`); None where they are not counted.
+        request_id: The platform's id of the request; None where it gave none.
+    """
+
+    index: int
+    id: Any
+    status: str
+    response: AgentResponse | None = field(repr=False)
+    output_text: str | None
+    error: str | None
+    error_message: str | None
+    attempts: int
+    seconds: float | None
+    usage: dict[str, int] | None
+    request_id: str | None

@@ -6,13 +6,12 @@ import operator
 import os
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 from mlflow_agent_target.batch import exports
 from mlflow_agent_target.batch.journal import Reader, delete
-from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, SHOWN, TOKENS, shown
+from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, SHOWN, TOKENS, BatchRow, shown
 from mlflow_agent_target.formats.answers import AgentResponse
 
 _ROWS_AT_A_TIME = 256
@@ -21,38 +20,6 @@ _ENDED = f"state IN ('{OK}', '{FAILED}', '{IN_DOUBT}')"
 _IS_FAILED = f"state = '{FAILED}'"
 _PERCENTILES = (50, 90, 95, 99)
 _SELECT = f"SELECT {', '.join(SHOWN)} FROM rows"
-
-
-@dataclass(frozen=True)
-class BatchRow:
-    """What came of one row.
-
-    Attributes:
-        index: Its place among the inputs, from 0.
-        id: The value of its `id` column; None where there is none.
-        status: "ok", "failed", or "in_doubt" for a row that an earlier process had in flight when it ended, where
-            `rerun_in_doubt=False` left it so.
-        response: The whole answer; None unless "ok".
-        output_text: All text of the answer; None unless "ok".
-        error: The error's class; None unless "failed".
-        error_message: What the error says; None unless "failed".
-        attempts: How many times it was sent.
-        seconds: How long the last attempt took.
-        usage: The answer's tokens (`input_tokens`, `output_tokens`, `total_tokens`); None where they are not counted.
-        request_id: The platform's id of the request; None where it gave none.
-    """
-
-    index: int
-    id: Any
-    status: str
-    response: AgentResponse | None = field(repr=False)
-    output_text: str | None
-    error: str | None
-    error_message: str | None
-    attempts: int
-    seconds: float | None
-    usage: dict[str, int] | None
-    request_id: str | None
 
 
 class BatchResult(Sequence[BatchRow]):

@@ -20,7 +20,6 @@ from mlflow_agent_target.errors import (
     InvalidInputError,
 )
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
-from mlflow_agent_target.formats.chat_completions import ChatCompletions
 from mlflow_agent_target.formats.conversion import encode
 from mlflow_agent_target.formats.failures import key_wanted
 from mlflow_agent_target.formats.inputs import Request, read_inputs
@@ -210,8 +209,7 @@ class Endpoint:
 
     def _returns_traces(self, interface: type[Interface] | None) -> bool:
         """Return whether the endpoint is known to be an agent's: what is none may refuse the question."""
-        # Chat completions are also spoken by servers that no description tells from an agent.
-        return interface is not None and (interface is not ChatCompletions or self._interface is None)
+        return interface is not None and (interface.is_of_agents_only or self._interface is None)
 
     def _exists(self) -> Steps[bool]:
         """Ask whether the endpoint is there, though it answers 404: one that is starting may."""

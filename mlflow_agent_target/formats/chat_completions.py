@@ -15,6 +15,7 @@ class ChatCompletions(Interface):
     tasks = ("agent/v1/chat", "llm/v1/chat")
     request_key = "messages"
     response_key = "choices"
+    is_of_agents_only = False
 
     def __init__(self, extras: Answer | None = None) -> None:
         super().__init__(extras)

@@ -29,6 +29,7 @@ class Interface(ABC):
         response_key: The key of a whole answer that holds what the agent says.
         only_text: Whether the content of a message must be text, not null and not a list of parts.
         names_tool_results: Whether the result of a tool call must name the tool.
+        is_of_agents_only: Whether nothing but agents speaks it: then what does may be asked for the agent's trace.
 
     Args:
         extras: What events said of the answer as a whole before one showed the interface; this is added to.
@@ -40,6 +41,7 @@ class Interface(ABC):
     response_key: ClassVar[str]
     only_text: ClassVar[bool] = False
     names_tool_results: ClassVar[bool] = False
+    is_of_agents_only: ClassVar[bool] = True
 
     def __init__(self, extras: Answer | None = None) -> None:
         # What belongs to the answer as a whole: usage, the trace, custom outputs.

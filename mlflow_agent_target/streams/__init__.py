@@ -1,6 +1,7 @@
-"""An answer as it comes. From the bottom up:
+"""An answer as it comes.
 
-sse.py          bytes to server-sent events; pure
-reader.py       events checked and added up, and whether they are a whole answer; pure
-stream.py       AgentStream: for a reader who may leave at any time, in any thread
+From the bottom up:
+    sse.py     bytes to server-sent events; pure
+    reader.py  events checked and added up, and whether they are a whole answer; pure
+    stream.py  AgentStream: for a reader who may leave at any time, in any thread
 """

@@ -1,5 +1,6 @@
-"""MLflow traces of calls. From the bottom up:
+"""MLflow traces of calls.
 
-agent_trace  the agent's own trace: where it is kept, how it is read, and copied below the span of a call
-spans        one span for each call, and the switch that turns them on
+From the bottom up:
+    agent_trace.py  the agent's own trace: where it is kept, how it is read, and copied below the span of a call
+    spans.py        one span for each call, and the switch that turns them on
 """
