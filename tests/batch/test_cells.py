@@ -208,6 +208,7 @@ REQUESTS: dict[str, tuple[dict[str, list[Any]], list[Any]]] = {
     "a text a row": ({"messages": ["hi", "yo"]}, [{"messages": [HI]}, {"messages": [YO]}]),
     "a number a row": ({"input": [7, 1.5]}, [{"input": [user("7")]}, {"input": [user("1.5")]}]),
     "one conversation": ({"input": [HI, YO]}, [{"input": [HI, YO]}]),
+    "one conversation of one message": ({"input": [HI]}, [{"input": [HI]}]),
     "one conversation of items": ({"input": [HI, {"type": "reasoning"}]}, [{"input": [HI, {"type": "reasoning"}]}]),
     "one conversation with its settings": (
         {"messages": [HI, YO], "temperature": [0.5, 0.5]},

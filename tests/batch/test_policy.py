@@ -160,6 +160,7 @@ DECISIONS: dict[str, tuple[BaseException, dict[str, Any], Decision]] = {
     "an address where nobody listens": (NOBODY, {"unavailable": 3}, THE_RUN_ENDS),
     "which may be a moment's": (NOBODY, {"unavailable": 2}, HELD_BACK),
     "an address where somebody is busy": (EndpointUnavailableError("503"), {"unavailable": 3}, HELD_BACK),
+    "an address that refuses too many": (BUSY, {"unavailable": 3}, HELD_BACK),
     "what every row would share": (AuthenticationError("401"), {"retry_on": (AuthenticationError,)}, THE_RUN_ENDS),
 }
 

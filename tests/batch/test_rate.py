@@ -89,22 +89,23 @@ RATES: dict[str, tuple[list[tuple[float, ...]], list[tuple[float, float]]]] = {
     ),
     "few that passed say that it is far too fast": ([(1.0, 48), (1.2, 3)], [(1.2, 6.0)]),
     "four are enough to tell": ([(1.0, 48), (2.0, 4)], [(2.0, 4.0)]),
-    "it is measured over fifteen seconds": (
-        [(1.0, 48), (3.0, 20), (16.5, 135), (18.0, 75)],
-        [(18.0, 14.0)],
-    ),
+    "it is measured over fifteen seconds": ([(1.0, 48), (2.5, 15), (16.5, 135), (18.0, 75)], [(18.0, 50.0)]),
+    "of which the last refusal before is the start": ([(1.0, 48), (2.5, 15), (18.0, 155)], [(18.0, 10.0)]),
+    "however long ago that was": ([(1.0, 48), (31.0, 300)], [(31.0, 10.0)]),
     "and over all of them": ([(1.0, 48), (3.0, 20), (16.0, 130)], [(16.0, 10.0)]),
     "it is never nothing": ([(1.0, 48), *[(1.0 + n / 1e6, 0) for n in range(1, 21)]], [(1.00002, 1 / 30)]),
     "after a pause a smaller burst is seen": ([(1.0, 48, 1.0), (2.5, 20)], [(2.5, 3.0), (2.6, 6.0)]),
     "soon after a larger one the rate is too high": (
-        [(1.0, 48, 1.0), (2.2, 60)],
-        [(2.2, 2.0), (3.2, 4.0)],
+        [(1.0, 48, 1.0), (2.25, 60)],
+        [(2.25, 2.0), (3.25, 4.0)],
     ),
     "later it can be told": ([(1.0, 48, 1.0), (4.0, 60)], [(4.0, 0.97 * 20), (64.0, 0.97 * 40)]),
     "by what flowed beside the burst": (
         [(1.0, 48, 1.0), (3.0, 448)],
         [(3.0, 0.97 * 400)],
     ),
+    "just the burst tells it as well": ([(1.0, 48, 1.0), (4.0, 48)], [(4.0, 0.97 * 16)]),
+    "no time is too long": ([(1.0, 48)], [(1e9, 3.0 * 2**60)]),
     "a third of the time is enough": ([(1.0, 48, 1.5), (3.0, 60)], [(3.0, 0.97 * 30)]),
     "a short pause is none": ([(1.0, 48, 0.5), (3.0, 20)], [(3.0, 10.0)]),
 }
@@ -143,6 +144,7 @@ AGREED = [(1.0, 48), (3.0, 20), (5.0, 20)]
         pytest.param(AGREED, 48, id="a burst may go where refusals agree on the rate"),
         pytest.param(AGREED[:2], 1, id="one by one where they don't"),
         pytest.param([(1.0, 0), (3.0, 4), (5.0, 4)], 1, id="a bucket that was seen empty holds one"),
+        pytest.param([(1.0, 48, 1.0), (2.5, 1), (4.0, 20), (6.0, 14)], 1, id="a burst that was seen to be one"),
         pytest.param([(1.0, 48, 1.0), (2.5, 20), (4.0, 20), (6.0, 22)], 15, id="a burst that was seen to be smaller"),
     ],
 )

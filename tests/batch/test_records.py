@@ -114,12 +114,20 @@ class Model:
     to_dict = 1
 
 
+class Table:
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+    def to_dict(self) -> Any:
+        return self.fields
+
+
 def test_digests_tell_inputs_apart() -> None:
     loop: list[Any] = []
     loop.append(loop)
     inputs: list[Any] = [
         *("a", "b", ["a"], {"a": 1}, {"a": 2}, {"a": float("nan")}, None, {1: "x"}, Odd(), Broken(), loop, HALF),
-        *(Model(a=3), Model(a=4), InvalidInputError("line 2"), InvalidInputError("line 3")),
+        *(Model(a=3), Model(a=4), Table(a=5), Table(a=6), InvalidInputError("line 2"), InvalidInputError("line 3")),
     ]
     assert len({digest(value) for value in inputs}) == len(inputs)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
