@@ -17,6 +17,8 @@ PIECES = {
 }
 # How the types of output items end.
 _ITEM_TYPES = ("message", "reasoning", "_call", "_output", "_request", "_response", "mcp_list_tools")
+# Is equal to no id that an event may have, null among them.
+_NO_ITEM = object()
 
 
 class _Draft:
@@ -75,22 +77,23 @@ class Drafts:
         self._drafts: dict[int, _Draft] = {}
         self._latest: dict[tuple[str, str], _Draft] = {}
         # The part that the last piece of a message's text went to, by the item's id and the part's number.
-        self._open: tuple[Any, Any] | None = None
+        self._open_item: Any = _NO_ITEM
+        self._open_part: Any = None
         self._text = GrowingText()
 
     def write(self, event: dict[str, Any], text: str) -> None:
         """Add a piece of a message's text. Most events bring one, to the same part as the event before."""
-        part = (event.get("item_id"), event.get("content_index"))
-        if part != self._open:
-            self._text = self.get("message", part[0]).text("output_text", part[1])
-            self._open = part
+        item_id, index = event.get("item_id"), event.get("content_index")
+        if item_id != self._open_item or index != self._open_part:
+            self._text = self.get("message", item_id).text("output_text", index)
+            self._open_item, self._open_part = item_id, index
         pieces = self._text.pieces
         pieces.append(text)
         if len(pieces) >= PIECES_APART or len(text) >= LONG_PIECE:
             self._text.join()
 
     def _close(self) -> None:
-        self._open = None
+        self._open_item = _NO_ITEM
         self._text = GrowingText()  # a text that a whole item has brought again must not be kept here, too
 
     def get(self, kind: str, item_id: Any) -> _Draft:
