@@ -1,34 +1,39 @@
-"""What every room needs to speak: a server's words, made printable and redacted; JSON out, or why it is none. Pure."""
+"""What every room needs to speak: a server's words, made printable; JSON out, or why it is none. Pure."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow_agent_target.errors import InvalidInputError
 
 
-def parse_body(raw: bytes) -> Any:
+def parse_body(raw: bytes, charset: str | None = None) -> Any:
     """Return an error answer's body as JSON values, or else as text; None when it is empty."""
-    text = raw.decode("utf-8", errors="replace")
+    text = decoded(raw, charset)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text.strip() or None
 
 
-def redacted(value: Any, secrets: Iterable[str]) -> Any:
-    """Return what a server said, JSON values, without the login that it quotes: some repeat the request."""
+def decoded(raw: bytes, charset: str | None = None) -> str:
+    """Return bytes as text, without a byte order mark; what is none in its charset, UTF-8 unless told, is U+FFFD."""
+    return raw.decode(charset or "utf-8-sig", errors="replace")
+
+
+def other_charset(parameters: str) -> str | None:
+    """Return the charset of a content type's parameters, where Python knows it and it is another one than UTF-8."""
+    found = re.search(r"charset\s*=\s*\"?([\w.:-]+)", parameters, re.IGNORECASE)
     try:
-        text = said = json.dumps(value)
-    except RecursionError:
-        return "[nested too deeply to be shown]"
-    for secret in filter(None, secrets):
-        text = text.replace(json.dumps(secret)[1:-1], "[redacted]")
-    return value if text == said else json.loads(text)
+        name = codecs.lookup(found[1]).name if found else "utf-8"
+    except LookupError:
+        return None
+    return None if name in ("utf-8", "ascii") else name
 
 
 def server_reason(body: Any) -> str:

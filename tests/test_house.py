@@ -28,7 +28,7 @@ FLOORS = [
     {"http", "formats"},
     {"target"},
     {"facts"},
-    {"text"},
+    {"text", "redaction"},
     {"errors"},
 ]
 # The modules through which a folder is entered from outside. The others are its own business.

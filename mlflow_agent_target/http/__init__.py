@@ -8,6 +8,7 @@ From the bottom up:
     broken.py    what a failure below HTTP means; pure
     body.py      the bytes of an answer as they arrive, given up at any time
     statuses.py  what a status means, and whether the agent may have run; pure
+    replies.py   what a success means: a JSON value, or an error; pure
     retry.py     when again, after how long; pure
     steps.py     what a call waits for, and the driver that performs it
     options.py   how a call is made

@@ -14,6 +14,7 @@ from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.http.broken import broken_error
 from mlflow_agent_target.http.framing import MalformedError
 from mlflow_agent_target.http.sockets import Answer, BrokenError, Stage
+from mlflow_agent_target.text import other_charset
 
 _CHUNK_BYTES = 65536
 # How long the rest of a finished stream may take, so that its connection can be used again.
@@ -29,6 +30,7 @@ class Body:
         status: The answer's HTTP status.
         headers: Its headers, found under their names in lower case.
         content_type: Its content type, without parameters.
+        charset: The charset that the content type names, where it is another one than UTF-8; None otherwise.
         facts: What is known of the exchange.
         waited: Seconds that had gone, of those that the attempt may take, when the head was there.
 
@@ -39,7 +41,9 @@ class Body:
 
     def __init__(self, answer: Answer | requests.Response, facts: Facts) -> None:
         self.headers = answer.headers
-        self.content_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind, _, parameters = self.headers.get("content-type", "").partition(";")
+        self.content_type = kind.strip().lower()
+        self.charset = other_charset(parameters) if parameters else None
         self.facts = facts
         self.waited = 0.0
         self._process = os.getpid()
@@ -76,7 +80,7 @@ class Body:
                     self._answer.set_deadline(time.monotonic() + timeout)
                 return self._read1(_CHUNK_BYTES)
             except (OSError, MalformedError, urllib3.exceptions.HTTPError) as error:
-                raise broken_error(BrokenError(error, Stage.ANSWERING), self.facts) from error
+                raise broken_error(BrokenError(error, Stage.ANSWERING), self.facts) from self.facts.cause(error)
             finally:
                 if self._is_closed and self._answer is not None:
                     self._answer.close()  # by another thread, which left that to this one

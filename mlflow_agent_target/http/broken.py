@@ -22,7 +22,6 @@ from mlflow_agent_target.http.framing import MalformedError
 from mlflow_agent_target.http.sockets import BrokenError, Stage
 from mlflow_agent_target.text import printable, seconds
 
-_MORE_TIME = "Allow more with MLFLOW_DEPLOYMENT_PREDICT_TIMEOUT or client.with_options(timeout=...)."
 _PROXY = "Check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY."
 _PROXY_FAULTS = (
     urllib3.exceptions.ProxySchemeUnknown,
@@ -56,7 +55,8 @@ def broken_error(broken: BrokenError, facts: Facts) -> AgentTargetError:
         if has(TimeoutError):
             return facts.error(
                 RequestTimeoutError,
-                f"{whose} was not asked: the request could not be sent within {seconds(facts.timeout)} s. {_MORE_TIME}",
+                f"{whose} was not asked: the request could not be sent within {seconds(facts.timeout)} s. "
+                f"{facts.how_to_allow_more}",
                 may_have_run=False,
             )
         return facts.error(
@@ -68,7 +68,8 @@ def broken_error(broken: BrokenError, facts: Facts) -> AgentTargetError:
     if has(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError):
         return facts.error(
             RequestTimeoutError,
-            f"{whose} did not answer within {seconds(facts.timeout)} s. The agent may still be running. {_MORE_TIME}",
+            f"{whose} did not answer within {seconds(facts.timeout)} s. The agent may still be running. "
+            f"{facts.how_to_allow_more}",
         )
     if has(MalformedError, urllib3.exceptions.DecodeError):
         return facts.error(

@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import requests
 
-from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError, RequestTimeoutError
+from mlflow_agent_target.errors import AgentTargetError, RequestTimeoutError
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.http.body import Body
 from mlflow_agent_target.http.broken import broken_error
 from mlflow_agent_target.http.options import NO_RETRIES, Clock, RequestOptions
 from mlflow_agent_target.http.pool import Pool
+from mlflow_agent_target.http.replies import Reply, check_holds_answer, json_reply
 from mlflow_agent_target.http.retry import is_not_ready, parse_retry_after, seconds_until_retry
 from mlflow_agent_target.http.sockets import BrokenError
-from mlflow_agent_target.http.statuses import error_for_answer, is_sign_in_page, sign_in_page
+from mlflow_agent_target.http.statuses import error_for_answer
 from mlflow_agent_target.http.steps import Do, LogIn, Sleep, Steps
 from mlflow_agent_target.target.login import Login
 from mlflow_agent_target.target.settings import Backoff, TimeLimits
-from mlflow_agent_target.text import parse_body, printable, server_reason
+from mlflow_agent_target.text import parse_body, seconds, server_reason
 
 _logger = logging.getLogger(__name__)
 
 # As much of an error's body is kept.
 _ERROR_BYTES = 1_000_000
-
-
-@dataclass(slots=True)
-class Reply:
-    """A whole answer: its JSON value, and what is known of the exchange."""
-
-    value: Any
-    facts: Facts
 
 
 @dataclass(slots=True)
@@ -100,7 +91,7 @@ class Transport:
             AgentTargetError: The request failed; the subclass says how.
         """
         body, raw = yield from self._attempts("GET", url, None, replace(options, backoff=NO_RETRIES))
-        return self._json(body, raw)
+        return json_reply(body, raw)
 
     def post(
         self,
@@ -123,7 +114,8 @@ class Transport:
             AgentTargetError: The request failed; the subclass says how.
         """
         body, raw = yield from self._attempts("POST", url, payload, options, started, limits)
-        return self._json(body, raw)
+        check_holds_answer(body)
+        return json_reply(body, raw)
 
     def call(self, method: str, url: str, payload: bytes | None, options: RequestOptions) -> Steps[Reply]:
         """Send a request of any method and wait for the whole answer; an empty one is an empty object.
@@ -132,7 +124,7 @@ class Transport:
             AgentTargetError: The request failed; the subclass says how.
         """
         body, raw = yield from self._attempts(method, url, payload, options)
-        return self._json(body, raw or b"{}")
+        return json_reply(body, raw or b"{}")
 
     def open_stream(
         self,
@@ -144,6 +136,7 @@ class Transport:
     ) -> Steps[Body]:
         """POST JSON and return the answer's body as it arrives. See `post`."""
         body, _ = yield from self._attempts("POST", url, payload, options, started, limits, is_stream=True)
+        check_holds_answer(body)
         return body
 
     def _attempts(
@@ -164,10 +157,18 @@ class Transport:
         refused_login = False
         before: AgentTargetError | None = None
         while True:
-            timeout = min(limits.timeout, limits.total_timeout - (clock.monotonic() - counted_from))
+            left = limits.total_timeout - (clock.monotonic() - counted_from)
+            timeout = min(limits.timeout, left)
             if timeout <= 0 and before is not None:
                 raise before  # what it asked for, a wait or another login, took all the time that was left
-            facts = Facts(options.endpoint, self.base_url, facts.attempts + 1, timeout)
+            if timeout <= 0:
+                raise facts.error(
+                    RequestTimeoutError,
+                    f"{facts.server} was not asked: to find out what it serves took all of the "
+                    f"{seconds(limits.total_timeout)} s. {Facts(is_capped=True).how_to_allow_more}",
+                    may_have_run=False,
+                )
+            facts = Facts(options.endpoint, self.base_url, facts.attempts + 1, timeout, left < limits.timeout)
             deadline = time.monotonic() + timeout
             facts.logins = yield LogIn(self.login)
             headers = {**(self._stream_headers if is_stream else self._headers), **options.headers, **facts.logins}
@@ -214,13 +215,13 @@ class Transport:
         try:
             body, raw = yield send
         except BrokenError as error:
-            raise broken_error(error, facts) from error.cause
+            raise broken_error(error, facts) from facts.cause(error.cause)
         facts.status = body.status
         facts.request_id = body.headers.get("x-request-id")
         if not 200 <= body.status < 300:
             raise error_for_answer(
                 facts,
-                body=parse_body(raw),
+                body=parse_body(raw, body.charset),
                 headers=body.headers,
                 retry_after=parse_retry_after(body.headers.get("retry-after"), self._clock.time()),
                 sent_bytes=len(send.body or b""),
@@ -238,22 +239,6 @@ class Transport:
                 error,
             )
         _logger.info("Attempt %d failed, trying again in %.1f s: %s", error.attempts, wait, error)
-
-    def _json(self, body: Body, raw: bytes) -> Reply:
-        facts = body.facts
-        try:
-            return Reply(json.loads(raw), facts)
-        except (ValueError, RecursionError) as error:
-            text = facts.redacted(raw.decode("utf-8", errors="replace"))
-            kind = printable(body.content_type or "no content type")
-            if is_sign_in_page(kind, text):
-                raise sign_in_page("a page that asks for a login", facts, text) from error
-            raise facts.error(
-                InvalidResponseError,
-                f"{facts.server} answered {facts.status} with {kind} that is not JSON. Is {self.base_url} the right "
-                f"address? It starts: {printable(text, 200)!r}",
-                body=text,
-            ) from error
 
 
 def _told_what_came_before(error: AgentTargetError, before: AgentTargetError | None) -> AgentTargetError:

@@ -11,6 +11,8 @@ from mlflow_agent_target.target.settings import Backoff
 # Somebody is waiting to hear that the address is wrong; a gateway's 503 can pass, a closed port seldom does.
 _UNREACHABLE_RETRIES = 2
 _LONGEST_BACKOFF_SECONDS = 60.0
+# A server that asks for a shorter wait has none in mind.
+_SHORTEST_WAIT_SECONDS = 1.0
 # How often an endpoint is asked that is waited for.
 _SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.1, 10.0
 
@@ -56,7 +58,8 @@ def seconds_until_retry(
             return 0.0  # a connection that had been kept alive for too long: a new one will do
         if error.unreachable:
             limit = min(limit, _UNREACHABLE_RETRIES)
-    seconds = backoff if asked is None else asked
+    # "At once" is no licence to use up all retries in a moment.
+    seconds = backoff if asked is None or asked < _SHORTEST_WAIT_SECONDS else asked
     return seconds if attempt <= limit and seconds < remaining else None
 
 

@@ -47,6 +47,7 @@ _TABLE: dict[int, _Row] = {
         "A bare agent server (MLflow's AgentServer, `mlflow models serve`) is called without naming an endpoint.",
         False,
     ),
+    407: _Row(EndpointUnavailableError, "The proxy wants a login: HTTP_PROXY=http://USER:PASSWORD@HOST:PORT.", False),
     405: _Row(EndpointNotFoundError, "Nothing answers questions there: check the target.", False),
     408: _Row(RequestTimeoutError, "The agent may still be running.", True),
     411: _Row(InvalidInputError, _SMALLER, False),
@@ -58,6 +59,25 @@ _TABLE: dict[int, _Row] = {
     503: _Row(EndpointUnavailableError, "It may be starting, scaling or overloaded: try again later.", False),
     504: _Row(EndpointUnavailableError, "The agent may still be running.", True),
 }
+
+_APP_ADVICE = "Ask its owner for CAN USE, or name another profile in the target: agent-target://PROFILE."
+
+# What Envoy, the proxy before Model Serving and Databricks Apps, writes when it has no answer for a request. With these
+# reasons the request did not go out, or was refused unread; with any other, its agent may have been at work.
+# https://github.com/envoyproxy/envoy/blob/main/source/common/http/utility.cc (resetReasonToString)
+_NO_ANSWER = re.compile(r"disconnect/reset (?P<when>before|after) headers", re.I)
+_RESET_REASON = re.compile(r"reset reason: *(?P<why>[a-z0-9 ]+)", re.I)
+_NOT_SENT = (
+    "connection failure",
+    "remote connection failure",
+    "local connection failure",
+    "connection timeout",
+    "connect error",
+    "overflow",
+    "overload manager reset",
+    "local refused stream reset",
+    "remote refused stream reset",
+)
 
 # https://docs.databricks.com/aws/en/machine-learning/model-serving/model-serving-limits
 _AGENT_LIMIT_MB, _MODEL_LIMIT_MB = 4, 16
@@ -90,6 +110,12 @@ def error_for_answer(
     row = _TABLE.get(status) or _Row(AgentError, "The agent may have run.", True)
     if status == 400 and _is_refused_unrun(body):
         row = row._replace(advice="The agent has not run.", may_have_run=False)
+    elif status == 422 and _is_validation(body):
+        row = _Row(InvalidInputError, "It refused the payload: the agent has not run.", False)
+    elif status == 503 and _was_being_answered(reason):
+        row = row._replace(advice="Its connection to the agent broke: the agent may have run.", may_have_run=True)
+    elif status == 403 and (facts.endpoint or "").startswith("apps:/"):
+        row = row._replace(advice=_APP_ADVICE)
     advice = row.advice
     if status == 413 or (status == 400 and _SPEAKS_OF_SIZE.search(reason)):
         is_over = sent_bytes > _AGENT_LIMIT_MB * 1_000_000
@@ -105,6 +131,8 @@ def error_for_answer(
         more["retry_after"] = retry_after
     if row.error is AgentError:
         more["retryable"] = status >= 500
+    if status == 407:
+        more["retryable"] = False
     said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
     request = f" (request {printable(facts.request_id)})" if facts.request_id else ""
     message = f"{facts.server} answered {said}{request}. {advice}"
@@ -114,6 +142,29 @@ def error_for_answer(
 def _is_refused_unrun(body: Any) -> bool:
     said = [body.get(key) for key in ("message", "detail")] if isinstance(body, dict) else []
     return any(isinstance(message, str) and _REFUSED_UNRUN.match(message) for message in said)
+
+
+def _is_validation(body: Any) -> bool:
+    """Return whether a 422 comes from FastAPI's check of a request, before anything of the agent's ran.
+
+    https://fastapi.tiangolo.com/tutorial/handling-errors/#override-request-validation-exceptions
+    """
+    detail = body.get("detail") if isinstance(body, dict) else None
+    return isinstance(detail, list) and all(
+        isinstance(fault, dict) and {"loc", "msg"} <= fault.keys() for fault in detail
+    )
+
+
+def _was_being_answered(reason: str) -> bool:
+    """Return whether a gateway's 503 says that the request was with the agent when its connection broke."""
+    no_answer, why = _NO_ANSWER.search(reason), _RESET_REASON.search(reason)
+    if no_answer is None and why is None:
+        return False
+    return (
+        why is None
+        or (no_answer is not None and no_answer["when"] == "after")
+        or why["why"].strip().lower() not in _NOT_SENT
+    )
 
 
 def _redirect(location: str, facts: Facts, body: Any) -> AgentTargetError:

@@ -28,6 +28,7 @@ from mlflow_agent_target.text import printable, seconds, server_reason
 
 _Error = TypeVar("_Error", bound=AgentTargetError)
 
+_MORE_TIME = "Allow more with client.with_options(timeout=..., idle_timeout=...)."
 _END = "[DONE]"
 # What a whole answer or a web page starts with; no line of an event stream does.
 _NO_STREAM = (b"{", b"[", b"<", b'"')
@@ -93,10 +94,11 @@ class EventReader:
 
     def silent(self, limit: float) -> StreamIdleError:
         """Return the error of a stream that was silent for `limit` seconds, with what has come."""
+        is_first = limit == self._facts.timeout
+        advice = self._facts.how_to_allow_more if is_first and self._facts.is_capped else _MORE_TIME
         return self._error(
             StreamIdleError,
-            f"the stream was silent for {seconds(limit)} s. The agent may still be running. Allow more with "
-            "client.with_options(timeout=..., idle_timeout=...).",
+            f"the stream was silent for {seconds(limit)} s. The agent may still be running. {advice}",
         )
 
     def _take(self, frames: list[ServerSentEvent]) -> None:
