@@ -19,8 +19,8 @@ from mlflow.entities import Trace
 from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentResponse
 
-from mlflow_agent_target import AgentTargetClient, InvalidInputError, RateLimitError, serve
-from mlflow_agent_target.evaluation import request
+from mlflow_agent_target import AgentResponse, AgentTargetClient, InvalidInputError, RateLimitError, serve
+from mlflow_agent_target.evaluation import as_chat_completion, request
 from mlflow_agent_target.server import LocalServer, runs
 from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import AGENTS, user
@@ -250,16 +250,17 @@ def test_a_simulated_conversation(server: LocalServer) -> None:
     assert next(iter(sessions)).startswith("sim-")
 
 
-def test_the_session_is_not_sent_but_kept(scripted: Callable[..., ScriptedServer]) -> None:
+@pytest.mark.parametrize(("session", "kept"), [("s-1", "s-1"), (7, "7")])
+def test_the_session_is_not_sent_but_kept(session: Any, kept: str, scripted: Callable[..., ScriptedServer]) -> None:
     server = scripted(whole(ANSWER), describe=whole(AGENT))
     ask = AgentTargetClient(server.target_uri).to_predict_fn("a")
     with own_experiment():
-        answer = ask(input=[user("hi")], mlflow_session_id="s-1")
+        answer = ask(input=[user("hi")], mlflow_session_id=session)
         (trace,) = traces()
     assert answer == ANSWER
     assert server.posts[0].json["input"] == [user("hi")]
     assert "mlflow_session_id" not in server.posts[0].json
-    assert trace.info.trace_metadata["mlflow.trace.session"] == "s-1"
+    assert trace.info.trace_metadata["mlflow.trace.session"] == kept
     assert trace.data.spans[0].inputs == {"input": [user("hi")]}
 
 
@@ -274,6 +275,9 @@ def test_an_mlflow_that_records_no_agent_evaluates_it_all_the_same(
 
 
 HI = [user("hi")]
+TEXTS = dict.fromkeys(
+    ("client_request_id", "model", "previous_response_id", "tool_choice", "truncation", "user"), "no question"
+)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +291,7 @@ HI = [user("hi")]
         ({"messages": HI, "note": "n"}, {"messages": HI, "note": "n"}),
         ({"q": "hi", "custom_inputs": {"k": 1}}, {"input": HI, "custom_inputs": {"k": 1}}),
         ({"q": "hi", "context": {"user_id": "u"}}, {"input": HI, "context": {"user_id": "u"}}),
+        ({"q": "hi", **TEXTS}, {"input": HI, **TEXTS}),
         (
             {"q": "hi", "temperature": 0.5, "tool_choice": "none"},
             {"input": HI, "temperature": 0.5, "tool_choice": "none"},
@@ -336,6 +341,14 @@ class TestAsAChatModel:
         described = chat.get_endpoint(endpoint)
         assert described["task"] == described.endpoint_type == "llm/v1/chat"
         assert client.get_endpoint(endpoint)["task"] != "llm/v1/chat"
+
+    def test_a_completion_is_made_once(self) -> None:
+        extras = {"id": "r-1", "custom_outputs": {"k": 1}, "databricks_output": {}}
+        completion = as_chat_completion(AgentResponse({**ANSWER, **extras, "object": "response"}, request_id="q"), "a")
+        assert extras.items() <= completion.items()
+        assert (completion["object"], completion["model"], completion.request_id) == ("chat.completion", "a", "q")
+        assert "output" not in completion
+        assert as_chat_completion(completion, "b") is completion
 
     @pytest.mark.usefixtures("target")
     @pytest.mark.parametrize("endpoint", ["responses_agent", "chat_agent", "chat_model"])
