@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_agent_target.endpoints.access import Access
-from mlflow_agent_target.endpoints.endpoint import Endpoint
-from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.http.options import NO_RETRIES
 from mlflow_agent_target.target.settings import Backoff
 from mlflow_agent_target.tracing import spans as tracing
@@ -86,7 +84,7 @@ class BatchScoring:
         agent = self._access.with_request_options(once).endpoint(None, endpoint)
         query = agent.query
         if tracing.is_autologging():
-            query = functools.partial(_traced, agent, self._access.sends_context)
+            query = functools.partial(tracing.query_row, agent, sends_context=self._access.sends_context)
         options = BatchOptions(
             concurrency=concurrency,
             requests_per_minute=requests_per_minute,
@@ -121,11 +119,3 @@ class BatchScoring:
         if result.interrupted:
             raise KeyboardInterrupt
         return to_scored_frame(result, frame)
-
-
-def _traced(agent: Endpoint, sends_context: bool, inputs: Any) -> AgentResponse:
-    """Query an agent for a row, in a span of its own."""
-    answer = tracing.query(agent, inputs, sends_context=sends_context)
-    if isinstance(inputs, Mapping) and "databricks_options" in inputs:
-        return answer
-    return answer.without("databricks_output")  # the trace is kept by MLflow, and not with the row once more

@@ -40,7 +40,7 @@ DOORS = {
         *("interface", "registry", "responses", "chat_agent", "chat_completions"),
     },
     "streams": {"stream"},
-    "tracing": {"spans", "agent_trace"},
+    "tracing": {"spans", "call_span", "agent_trace"},
     "batch": {"run", "policy", "tables", "journal", "progress", "bar", "records", "results", "exports", "mlflow_run"},
     "endpoints": {"access", "endpoint", "management", "platform", "openai_client"},
     "server": set(),  # its face alone

@@ -8,6 +8,7 @@ next: the faster a batch goes, the more rows share a transaction.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import heapq
 import itertools
 import logging
@@ -76,6 +77,7 @@ class Scheduler:
         self._limiter = Limiter(options.ceiling, now, start=options.concurrency, requests_per_minute=rate)
         self._thread = threading.Thread(target=self._run, name="agent-target-batch", daemon=True)
         self._workers: list[threading.Thread] = []
+        self._context = contextvars.copy_context()  # the caller's: logins on behalf of a user lie there
         # What the scheduler's thread waits for: a task that has ended, or None to look around.
         self._events: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         # What workers wait for: a task, or None for the end.
@@ -265,9 +267,8 @@ class Scheduler:
             self._fail(error)
             return
         for _ in range(min(self._limiter.in_flight - len(self._workers), len(tasks))):
-            worker = threading.Thread(target=self._work, name="agent-target-batch-worker", daemon=True)
-            self._workers.append(worker)
-            worker.start()
+            self._workers.append(threading.Thread(target=self._context.copy().run, args=(self._work,), daemon=True))
+            self._workers[-1].start()
         now = time.monotonic()
         for task in tasks:
             task.attempts += 1

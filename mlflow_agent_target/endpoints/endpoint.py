@@ -32,7 +32,7 @@ from mlflow_agent_target.streams.stream import AgentStream
 from mlflow_agent_target.target.names import is_app
 from mlflow_agent_target.target.settings import TimeLimits
 from mlflow_agent_target.text import encode_json
-from mlflow_agent_target.tracing.spans import TraceRequest
+from mlflow_agent_target.tracing.call_span import TraceRequest
 
 _T = TypeVar("_T")
 

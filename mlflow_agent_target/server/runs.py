@@ -17,7 +17,7 @@ from mlflow.tracing.trace_manager import InMemoryTraceManager
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from mlflow_agent_target.tracing.agent_trace import tracking_store
-from mlflow_agent_target.tracing.spans import STORE_HEADER
+from mlflow_agent_target.tracing.call_span import STORE_HEADER
 
 try:
     from mlflow.tracing.provider import get_context_api

@@ -2,5 +2,6 @@
 
 From the bottom up:
     agent_trace.py  the agent's own trace: where it is kept, how it is read, and copied below the span of a call
+    call_span.py    the span of one call, and what the call sends for it
     spans.py        one span for each call, and the switch that turns them on
 """

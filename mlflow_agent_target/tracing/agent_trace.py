@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -150,3 +151,23 @@ def stored_trace(trace_id: str) -> Any:
         return mlflow.MlflowClient().get_trace(trace_id)
     except MlflowException:
         return None
+
+
+@contextlib.contextmanager
+def no_active_span() -> Iterator[None]:
+    """Let what is traced within begin a trace of its own, whatever span the caller is in."""
+    context: Any
+    try:
+        # Private, for there is no public way. Tried on MLflow 3.6 to 3.17; those before use OpenTelemetry's own.
+        from mlflow.tracing.provider import get_context_api
+
+        context = get_context_api()
+    except ImportError:
+        from opentelemetry import context
+    from opentelemetry.context import Context
+
+    token = context.attach(Context())
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 import random
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import pytest
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.core import Config, credentials_strategy
 
 from mlflow_agent_target import (
     AgentError,
@@ -523,3 +527,23 @@ def test_requests_per_minute_hold_for_the_run(agent: AgentTargetClient, counting
     agent.predict_batch("instant", questions(31), requests_per_minute=1200, concurrency=16)
     times = counting.counts()["times"]
     assert times[-1] - times[0] >= 30 * 0.05 - 0.02
+
+
+USER = contextvars.ContextVar("user", default="nobody")
+
+
+def test_rows_are_sent_in_the_callers_context(scripted: Make) -> None:
+    """A login on behalf of a user lies there, as web frameworks keep it."""
+    server = scripted(GOOD)
+
+    @credentials_strategy("of the user", [])
+    def of_the_user(_: Config) -> Callable[[], dict[str, str]]:
+        return lambda: {"Authorization": f"Bearer {USER.get()}"}
+
+    workspace = WorkspaceClient(config=Config(host=server.url, credentials_strategy=of_the_user))
+    client = AgentTargetClient(workspace_client=workspace)
+    USER.set("alice")
+    client.predict_batch("a", questions(20))
+    client.predict(endpoint="a", inputs=pandas.DataFrame({"input": questions(5)}))
+    assert {request.headers["authorization"] for request in server.posts} == {"Bearer alice"}
+    assert len(server.posts) == 25

@@ -272,6 +272,30 @@ def test_an_attempt_takes_no_longer_than_all_may_take_together(scripted: Make) -
         client_of(server, total_timeout=0.3).predict(endpoint="a", inputs="hi")
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"timeout": 0.2}, r"with_options\(timeout=\.\.\."),
+        ({"timeout": 5, "total_timeout": 0.2}, r"with_options\(total_timeout=\.\.\."),
+    ],
+)
+@pytest.mark.parametrize("call", ["predict", "predict_stream"])
+def test_the_advice_is_for_the_limit_that_was_met(
+    options: dict[str, float], advice: str, call: str, scripted: Make
+) -> None:
+    slow = [5.0] if call == "predict" else chunked([5.0])
+    with pytest.raises(RequestTimeoutError, match=rf" 0\.2 s\. .*{advice}"):
+        list(getattr(client_of(scripted(slow), **options), call)(endpoint="a", inputs="hi"))
+
+
+def test_finding_out_what_is_served_counts_as_time_of_the_call(scripted: Make) -> None:
+    server = scripted(whole(ANSWER), describe=[1.0, *whole({"task": "agent/v1/responses"})])
+    client = AgentTargetClient(server.target_uri).with_options(timeout=0.3, total_timeout=0.3)
+    with pytest.raises(RequestTimeoutError, match="was not asked") as caught:
+        client.predict(endpoint="a", inputs="hi")
+    assert (caught.value.may_have_run, server.posts) == (False, [])
+
+
 def test_what_the_caller_was_handling_says_nothing_of_this_call(scripted: Make) -> None:
     """A fallback, called while the primary's refused connection is being handled."""
     server = scripted([RESET])
@@ -302,6 +326,32 @@ def test_a_redirect_is_not_followed(scripted: Make) -> None:
 def test_an_answer_that_is_none_is_an_error(raw: bytes, scripted: Make) -> None:
     with pytest.raises(InvalidResponseError):
         client_of(scripted(whole(raw, content_type="text/html"))).predict(endpoint="a", inputs="hi")
+
+
+UMLAUT = {"predictions": "h\u00f6"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "content_type"),
+    [
+        (json.dumps(UMLAUT, ensure_ascii=False).encode(), "application/json"),
+        (json.dumps(UMLAUT, ensure_ascii=False).encode("latin-1"), "application/json; charset=iso-8859-1"),
+        (json.dumps(UMLAUT, ensure_ascii=False).encode("utf-16"), 'application/json; charset="UTF-16"'),
+        (json.dumps(UMLAUT, ensure_ascii=False).encode(), "application/json; charset=utf-8"),
+        (json.dumps(UMLAUT, ensure_ascii=False).encode(), "application/json; charset=nonsense"),
+        (b"\xef\xbb\xbf" + json.dumps(UMLAUT).encode(), "application/json"),
+    ],
+)
+def test_an_answer_is_read_in_the_charset_that_it_names(raw: bytes, content_type: str, scripted: Make) -> None:
+    assert client_of(scripted(whole(raw, content_type=content_type))).predict(endpoint="a", inputs="hi") == UMLAUT
+    with pytest.raises(AgentError) as caught:
+        client_of(scripted(whole(raw, 400, content_type=content_type))).predict(endpoint="a", inputs="hi")
+    assert caught.value.body == UMLAUT
+
+
+def test_bytes_that_are_no_text_are_replaced(scripted: Make) -> None:
+    server = scripted(whole(b'{"predictions": "h\xff"}'))
+    assert client_of(server).predict(endpoint="a", inputs="hi").output_text == "h\ufffd"
 
 
 @pytest.mark.parametrize("raw", [b'"ho"', b'["ho"]', b'{"predictions": "ho"}'])

@@ -68,9 +68,14 @@ def test_an_address_where_nothing_listens_is_given_up_on_soon() -> None:
 
 def test_what_the_server_asked_for_is_waited_and_no_longer_than_the_total_time() -> None:
     assert wait(RateLimitError("429", retry_after=7.0)) == 7
-    assert wait(EndpointUnavailableError("503", retry_after=0.0)) == 0
+    assert wait(EndpointUnavailableError("503", retry_after=1.0)) == 1
     assert wait(RateLimitError("429", retry_after=7.0), remaining=6) is None
     assert wait(RateLimitError("429"), remaining=2) is None
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.99])
+def test_at_once_is_no_licence_to_use_up_all_retries_in_a_moment(asked: float) -> None:
+    assert [wait(RateLimitError("429", retry_after=asked), attempt) for attempt in (1, 2, 3)] == [2.5, 4.5, 8.5]
 
 
 @pytest.mark.parametrize(

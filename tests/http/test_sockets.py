@@ -170,10 +170,13 @@ def test_a_connection_is_used_again_where_the_answer_leaves_it_free(
     assert [request.connection for request in server.posts] == connections
 
 
-def test_204_is_no_answer(scripted: Make) -> None:
-    with pytest.raises(InvalidResponseError) as caught:
-        client_of(scripted([b"HTTP/1.1 204 No Content\r\n\r\n"])).predict(endpoint="a", inputs="hi")
-    assert caught.value.status_code == 204
+@pytest.mark.parametrize("call", ["predict", "predict_stream"])
+@pytest.mark.parametrize("status", [204, 205])
+def test_a_success_without_content_is_no_answer(call: str, status: int, scripted: Make) -> None:
+    server = scripted([b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status])
+    with pytest.raises(InvalidResponseError, match=f"answered {status}, which holds no answer") as caught:
+        getattr(client_of(server), call)(endpoint="a", inputs="hi")
+    assert (caught.value.status_code, caught.value.may_have_run) == (status, True)
 
 
 # Time: one deadline for all that an attempt reads and writes. What drips here is whole after two seconds.

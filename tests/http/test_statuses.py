@@ -65,6 +65,73 @@ def test_a_400_that_refuses_the_payload_has_run_nothing(body: Any, may_have_run:
     assert error_of(400, body).may_have_run is may_have_run
 
 
+FAULT = {"loc": ["body", "input"], "msg": "Field required", "type": "missing"}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "may_have_run"),
+    [
+        ({"detail": [FAULT]}, "InvalidInputError", False),
+        ({"detail": [FAULT, {**FAULT, "loc": ["body"]}]}, "InvalidInputError", False),
+        ({"detail": [FAULT, {"msg": "no place"}]}, "AgentError", True),
+        ({"detail": "Field required"}, "AgentError", True),
+        ({"error_code": "X", "message": "no"}, "AgentError", True),
+        ("no", "AgentError", True),
+    ],
+)
+def test_a_422_of_fastapis_has_run_nothing(body: Any, kind: str, may_have_run: bool) -> None:
+    error = error_of(422, body)
+    assert (type(error).__name__, error.may_have_run, error.retryable) == (kind, may_have_run, False)
+
+
+# What Envoy writes (source/common/http/utility.cc), and what other gateways and servers do.
+BEFORE = "upstream connect error or disconnect/reset before headers. "
+
+
+@pytest.mark.parametrize(
+    ("said", "may_have_run"),
+    [
+        (BEFORE + "reset reason: connection termination", True),
+        (BEFORE + "reset reason: remote reset", True),
+        (BEFORE + "reset reason: protocol error", True),
+        (BEFORE + "reset reason: local reset", True),
+        (BEFORE + "retried and the latest reset reason: connection termination", True),
+        (BEFORE + "reset reason: something new", True),
+        (BEFORE, True),
+        ("upstream connect error or disconnect/reset after headers. reset reason: connection failure", True),
+        (BEFORE + "reset reason: connection failure", False),
+        (BEFORE + "reset reason: remote connection failure, transport failure reason: connect error: 111", False),
+        (BEFORE + "reset reason: connection timeout", False),
+        (BEFORE + "reset reason: overflow", False),
+        (BEFORE + "reset reason: remote refused stream reset", False),
+        ("no healthy upstream", False),
+        ("Service Unavailable", False),
+        ({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "The endpoint is scaling up"}, False),
+        (None, False),
+    ],
+)  # fmt: skip
+def test_a_503_of_a_gateway_that_lost_the_agent_may_have_run_it(said: Any, may_have_run: bool) -> None:
+    error = error_of(503, said)
+    assert (type(error).__name__, error.may_have_run, error.retryable) == (
+        "EndpointUnavailableError",
+        may_have_run,
+        True,
+    )
+    assert ("may have run" in str(error)) is may_have_run
+
+
+def test_a_proxy_that_wants_a_login_is_told_and_not_asked_again() -> None:
+    error = error_of(407, "<title>407 Proxy Authentication Required</title>")
+    assert (type(error).__name__, error.may_have_run, error.retryable) == ("EndpointUnavailableError", False, False)
+    assert "HTTP_PROXY=http://USER:PASSWORD@HOST:PORT" in str(error)
+
+
+@pytest.mark.parametrize(("endpoint", "right"), [("apps:/a", "CAN USE"), ("a", "CAN QUERY"), (None, "CAN QUERY")])
+def test_a_403_names_the_right_to_ask_for(endpoint: str | None, right: str) -> None:
+    facts = Facts(endpoint, status=403)
+    assert right in str(error_for_answer(facts, body=None, headers={}, retry_after=None, sent_bytes=1))
+
+
 @pytest.mark.parametrize(
     ("status", "message", "sent_bytes", "says", "may_have_run"),
     [

@@ -31,6 +31,7 @@ from mlflow_agent_target import (
     serve,
 )
 from mlflow_agent_target.server import LocalServer, runs
+from mlflow_agent_target.tracing import call_span
 from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import DEMO
 from tests.scripted import CLOSE, ScriptedServer, chunked, events, whole
@@ -73,6 +74,17 @@ class TestWhenCallsAreTraced:
         assert (plain.response, plain.request_id, list(frame["response"])) == (ANSWER, "r", [ANSWER])
         assert asking.response == sent
 
+    def test_rows_within_a_span_have_traces_of_their_own(self, scripted: Callable[..., ScriptedServer]) -> None:
+        """Within the caller's, a million rows would be too many."""
+        client = AgentTargetClient(scripted(whole(ANSWER), describe=whole(AGENT)).target_uri)
+        mlflow_agent_target.autolog()
+        try:
+            with mlflow.start_span("caller"):
+                client.predict_batch("a", ["hi", "ho"], progress=False)
+        finally:
+            mlflow_agent_target.autolog(disable=True)
+        assert sorted(tree(trace) for trace in traces()) == [["/a"], ["/a"], ["/caller"]]
+
     def test_one_span_says_all_where_no_trace_comes(
         self, scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -87,7 +99,7 @@ class TestWhenCallsAreTraced:
         assert span.attributes["endpoint"] == "a"
         assert span.attributes["latency_seconds"] > 0
         assert trace.info.token_usage == {"input_tokens": 10, "output_tokens": 4, "total_tokens": 14}
-        assert [r.getMessage() for r in caplog.records if r.name == tracing.__name__] == [
+        assert [r.getMessage() for r in caplog.records if r.name == call_span.__name__] == [
             "Endpoint 'a' sent no trace of its agent. The calls themselves are traced, with inputs and outputs."
         ]
 
@@ -195,7 +207,7 @@ class TestStreams:
             else:
                 with pytest.raises(StreamInterruptedError):
                     next(stream)
-        assert not [record for record in caplog.records if record.name == tracing.__name__]
+        assert not [record for record in caplog.records if record.name == call_span.__name__]
 
     def test_a_failure_in_mid_stream_is_kept_with_what_arrived(self, client: AgentTargetClient) -> None:
         with mlflow.start_span("mine"), pytest.raises(AgentError):
@@ -278,7 +290,7 @@ class TestWhatIsSent:
     )
     def test_wherever_the_trace_is_kept(self, trace_id: str, traceparent: str | None) -> None:
         span = SimpleNamespace(trace_id=trace_id, span_id="b" * 16)
-        assert tracing._Call("a", span).context().get("traceparent") == traceparent
+        assert call_span.CallSpan("a", span).context().get("traceparent") == traceparent
 
     def test_a_workspace_is_not(self, scripted: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch) -> None:
         server = scripted(whole(ANSWER), describe=whole(AGENT))
@@ -311,7 +323,7 @@ TRACE = {"databricks_output": {"trace": {}}}
     ],
 )
 def test_only_what_nobody_but_the_trace_asked_for_is_hidden(event: Any, asked: bool, hidden: bool) -> None:
-    call = tracing._Call("a", SimpleNamespace(trace_id="tr-1"))
+    call = call_span.CallSpan("a", SimpleNamespace(trace_id="tr-1"))
     if asked:
         call.request = tracing.TraceRequest(headers={"x-mlflow-return-trace-id": "true"}, asked=True)
     assert call.hides(event) is hidden
@@ -393,7 +405,7 @@ class TestLocalServersJoin:
     @pytest.mark.parametrize(
         "headers",
         [
-            {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", tracing.STORE_HEADER: "of another machine"},
+            {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", call_span.STORE_HEADER: "of another machine"},
             {"traceparent": f"00-{'a' * 32}-{'b' * 16}-00"},
             {"traceparent": f"00-{'0' * 32}-{'b' * 16}-01"},
             {"traceparent": "junk"},
@@ -451,7 +463,7 @@ def test_a_trace_that_an_agents_server_keeps_elsewhere_is_only_named(
     assert tree(trace) == ["/mine", "/mine/agent"]
     assert span_named(trace, "agent").attributes.get("agent_trace_id") == named
     assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
-    assert not [record for record in caplog.records if record.name == tracing.__name__]
+    assert not [record for record in caplog.records if record.name == call_span.__name__]
 
 
 def test_streams_that_nobody_observes_know_of_no_tracing(client: AgentTargetClient) -> None:

@@ -1,0 +1,191 @@
+"""The span of one call, and what the call sends for it: the agent's own trace is brought home below it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlflow
+
+from mlflow_agent_target.errors import AgentTargetError, server_name
+from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.streams.stream import AgentStream
+from mlflow_agent_target.text import printable
+from mlflow_agent_target.tracing.agent_trace import (
+    SESSION,
+    USAGE,
+    AgentTrace,
+    stored_trace,
+    trace_in_memory,
+    tracking_store,
+)
+
+_logger = logging.getLogger(__name__)
+
+# The id of a trace in MLflow ends with OpenTelemetry's. That of a span that is not recorded doesn't.
+_TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
+_ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
+
+# Tells a server where the trace that `traceparent` names is kept.
+STORE_HEADER = "x-agent-target-tracking-store"
+
+_warned: set[str] = set()
+# Functions that close the spans of dropped streams, for the next traced call. The garbage collector, which finds those
+# streams, must not close a span: MLflow takes locks for that, and the code that was interrupted may hold one of them.
+_dropped: deque[Callable[[], None]] = deque()
+
+
+@dataclass
+class TraceRequest:
+    """What a traced call sends for the agent's trace.
+
+    Attributes:
+        headers: Headers of the request, beside its own.
+        asked: Whether the agent's trace was asked for although the caller did not ask for it.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    asked: bool = False
+
+    def asked_for_in(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a payload's `databricks_options` with `return_trace`, as the caller set it or else true."""
+        options = payload.get("databricks_options") or {}
+        self.asked = "return_trace" not in options
+        return {"return_trace": True, **options}
+
+
+class CallSpan:
+    """One call's span, and what the call sends for it. If the answer is a stream, it is the stream's observer."""
+
+    def __init__(self, endpoint: str | None, span: Any) -> None:
+        self.request = TraceRequest()
+        self._endpoint = endpoint
+        self._span = span
+        self._otel_trace_id = _TRACE_ID.fullmatch(str(span.trace_id))
+
+    def context(self) -> dict[str, str]:
+        """Return the headers that name this span to a server (https://www.w3.org/TR/trace-context/), if it can join."""
+        store = tracking_store()
+        if self._otel_trace_id is None or store is None:
+            return {}
+        return {"traceparent": f"00-{self._otel_trace_id[1]}-{self._span.span_id}-01", STORE_HEADER: store}
+
+    def belongs_to(self, session: str) -> None:
+        """Record which conversation the trace belongs to."""
+        if self._otel_trace_id is not None:
+            mlflow.update_current_trace(metadata={SESSION: session})
+
+    def answered(self, response: AgentResponse, **seconds: float | None) -> None:
+        """Record an answer, and bring the agent's trace home."""
+        if self._otel_trace_id is None:  # not recorded: tracing is off, or the trace was not sampled
+            return
+        self._span.set_outputs({key: value for key, value in response.items() if key != "databricks_output"})
+        facts = {"endpoint": self._endpoint, "request_id": response.request_id, **seconds}
+        self._span.set_attributes({key: value for key, value in facts.items() if value is not None})
+        has_usage = False
+        try:
+            has_usage = self._bring_home(response)
+        except Exception as error:  # nothing that a trace holds may fail the call
+            reason = f"{type(error).__name__}: {printable(str(error), 200)}"
+            _warn_once(f"The trace that {server_name(self._endpoint)} sent can't be read ({reason}). {_ONLY_CALLS}")
+        if response.usage is not None and not has_usage:
+            self._span.set_attribute(USAGE, response.usage)
+
+    def failed(self, error: BaseException) -> None:
+        """Close the span with an error."""
+        if isinstance(error, Exception):
+            self._span.record_exception(error)
+        self._span.end(status="ERROR")
+
+    def hides(self, event: Mapping[str, Any]) -> bool:
+        """Return whether a stream's event only brings a trace that the caller did not ask for."""
+        said = {key for key, value in event.items() if value not in (None, [])}
+        if said == {"trace_id"}:
+            return bool(self.request.headers)
+        return self.request.asked and "databricks_output" in said and said <= {"databricks_output", "id"}
+
+    def ended(
+        self,
+        stream: AgentStream,
+        answer: AgentResponse,
+        error: AgentTargetError | None,
+        left_early: bool,
+        end_time_ns: int | None = None,
+    ) -> None:
+        """Close the span of a stream with what arrived."""
+        if error is not None or left_early:
+            self.request.asked = False  # the trace comes last: no warning that it did not come
+        self.answered(answer, latency_seconds=stream.duration, time_to_first_event_seconds=stream.time_to_first_event)
+        if left_early:  # the reader had enough: no failure
+            self._span.end(attributes={"left_early": True}, end_time_ns=end_time_ns)
+        elif error is None:
+            self._span.end()
+        else:
+            self.failed(error)
+
+    def dropped(self, stream: AgentStream, answer: AgentResponse) -> None:
+        """Let the next traced call close the span, since the stream was dropped without being closed. Takes no lock."""
+        _dropped.append(functools.partial(self.ended, stream, answer, None, True, time.time_ns()))
+
+    def _bring_home(self, response: AgentResponse) -> bool:
+        """Copy the agent's spans below this one, and return whether they say how many tokens were used."""
+        if response.trace:
+            trace = AgentTrace(response.trace)
+        elif (trace_id := _told_trace_id(response)) is not None:
+            self._span.set_attribute("agent_trace_id", trace_id)
+            found = stored_trace(trace_id)
+            if found is None:
+                return False
+            trace = AgentTrace(found.to_dict())
+        else:
+            if self.request.asked:
+                _warn_once(f"{server_name(self._endpoint)} sent no trace of its agent. {_ONLY_CALLS}")
+            return False
+        if trace.trace_id == self._span.trace_id:
+            return trace.has_usage  # the server joined this trace: its spans are here
+        if self._is_home(trace):
+            self._span.set_attribute("agent_trace_id", trace.trace_id)
+            return False
+        trace.copy_below(self._span)
+        return trace.has_usage
+
+    def _is_home(self, trace: AgentTrace) -> bool:
+        """Return whether the agent itself wrote its trace to this experiment."""
+        with trace_in_memory(self._span.trace_id) as mine:
+            if trace.experiment_id is None or mine is None or mine.info.experiment_id != trace.experiment_id:
+                return False
+        if mlflow.get_tracking_uri().startswith("databricks"):
+            return True  # other stores may number different experiments alike; a workspace doesn't
+        with trace_in_memory(trace.trace_id) as pending:
+            if pending is not None:
+                return True
+        return stored_trace(trace.trace_id) is not None
+
+
+def end_dropped() -> None:
+    """Close the spans of streams that were dropped since the last traced call."""
+    while _dropped:
+        try:
+            end = _dropped.popleft()
+        except IndexError:
+            return  # another thread took the last
+        end()
+
+
+def _told_trace_id(response: AgentResponse) -> str | None:
+    """Return the id that MLflow's AgentServer gives of the trace that it wrote itself."""
+    metadata = response.get("metadata")
+    trace_id = metadata.get("trace_id") if isinstance(metadata, dict) else None
+    return trace_id if isinstance(trace_id, str) else None
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        _logger.warning("%s", message)
