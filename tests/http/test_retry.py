@@ -10,13 +10,14 @@ from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
     AuthenticationError,
+    EndpointNotFoundError,
     EndpointUnavailableError,
     InvalidInputError,
     RateLimitError,
     RequestTimeoutError,
     StreamInterruptedError,
 )
-from mlflow_agent_target.http.retry import parse_retry_after, seconds_until_retry
+from mlflow_agent_target.http.retry import is_not_ready, parse_retry_after, seconds_until_retry
 from mlflow_agent_target.target.settings import Backoff
 
 POLICY = Backoff(max_retries=3, factor=2.0, jitter=1.0)
@@ -97,3 +98,19 @@ def test_at_once_is_no_licence_to_use_up_all_retries_in_a_moment(asked: float) -
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert parse_retry_after(header, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "not_ready"),
+    [
+        (EndpointUnavailableError("503", status_code=503), True),
+        (EndpointUnavailableError("refused", unreachable=True), True),
+        (EndpointUnavailableError("502", status_code=502), False),
+        (EndpointUnavailableError("broken"), False),
+        (EndpointNotFoundError("404", status_code=404, retryable=True), True),
+        (EndpointNotFoundError("404", status_code=404), False),
+        (RateLimitError("429", status_code=429), False),
+    ],
+)
+def test_what_an_endpoint_that_is_starting_answers(error: AgentTargetError, not_ready: bool) -> None:
+    assert is_not_ready(error) is not_ready
