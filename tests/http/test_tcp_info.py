@@ -50,8 +50,11 @@ def test_a_socket_that_tells_nothing_tells_nothing() -> None:
 
 
 def test_a_real_connection_has_what_was_read_of_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()) as ours, listener.accept()[0] as theirs:
-            ours.sendall(b"x" * 1000)
-            theirs.recv(1000)
-            assert is_unacknowledged(ours) is False
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as ours,
+        listener.accept()[0] as theirs,
+    ):
+        ours.sendall(b"x" * 1000)
+        theirs.recv(1000)
+        assert is_unacknowledged(ours) is False
