@@ -23,7 +23,7 @@ _READ_BYTES = 65536
 # Head and body go out together up to this size; beyond it, joining them costs more than a second packet.
 _JOINED_BYTES = 65536
 _HEAD_BYTES = 262_144
-# As long is an answer waited for, when time is over, of which something has come.
+# Seconds for the rest of an answer that had begun to come when the time for sending was over.
 _LATE_ANSWER_SECONDS = 1.0
 
 
@@ -202,8 +202,9 @@ class Answer:
         self.headers = head.headers
         self._connection: Connection | None = connection
         self._release = release
-        # Held for moments only: while the connection changes hands, and while a thread that does not own it wakes it.
-        self._owning = threading.Lock()
+        # Held for moments only: while the connection changes hands, and while another thread wakes its reader. May be
+        # taken again by a signal's handler that interrupts such a moment.
+        self._owning = threading.RLock()
         self._was_woken = False
         self._keeps_alive = head.keeps_alive
         self._chunks = Chunks() if head.is_chunked else None
@@ -269,7 +270,7 @@ class Answer:
             connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._keeps_alive:
+        if self._keeps_alive and not self._was_woken:
             self._release()
         else:
             connection.close()
