@@ -17,6 +17,7 @@ from requests.structures import CaseInsensitiveDict
 
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.http.sockets import Answer, BrokenError, Connection, Stage
+from mlflow_agent_target.target.addresses import is_loopback
 
 _CONNECT_SECONDS = 10.0
 # Connections kept for reuse; more than any sensible number of threads, for batch runs.
@@ -52,6 +53,8 @@ class Pool(HTTPAdapter):
             self._settings: dict[str, Any] = dict(
                 session.merge_environment_settings(base_url, {}, True, None if verify_tls else False, None)
             )
+        if is_asked_directly(base_url, self._settings["proxies"]):
+            self._settings["proxies"] = {}
         self._proxy = requests.utils.select_proxy(base_url, self._settings["proxies"])
         self._forwards = parts.scheme == "http" and (self._proxy or "socks").partition(":")[0][:5] != "socks"
         self._proxy_host = urlsplit(self._proxy).hostname if self._proxy else None
@@ -188,6 +191,22 @@ class Pool(HTTPAdapter):
                 self._blocks.clear()
             self._blocks[key] = known
         return known
+
+
+def is_asked_directly(url: str, proxies: Mapping[str, str]) -> bool:
+    """Return whether a URL is this machine's own, so that no proxy on another one is to see what is sent there.
+
+    Args:
+        url: The URL.
+        proxies: The environment's proxies, as requests finds them for it.
+    """
+    if not is_loopback(urlsplit(url).hostname or ""):
+        return False
+    proxy = requests.utils.select_proxy(url, dict(proxies)) or ""
+    try:
+        return not is_loopback(urlsplit(proxy if "://" in proxy else f"//{proxy}").hostname or "")
+    except ValueError:
+        return True
 
 
 class _Opening:
