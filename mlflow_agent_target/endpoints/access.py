@@ -33,7 +33,7 @@ _INTERFACE_VARIABLE = "AGENT_TARGET_INTERFACE"
 def _shared_routes(target: Target, verify_tls: bool, _network: tuple[tuple[str, str], ...]) -> Routes:
     # MLflow makes a new client at every get_deploy_client, so connections belong to the target, and to the network that
     # they go through.
-    return Routes(target.log_in, verify_tls, is_workspace=target.base_url is None, name=target.uri)
+    return Routes(target.log_in, verify_tls, is_workspace=target.base_url is None, name=target.place)
 
 
 _sharing = threading.Lock()

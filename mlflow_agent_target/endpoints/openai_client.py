@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from mlflow_agent_target.errors import AuthenticationError, InvalidInputError
-from mlflow_agent_target.target.addresses import is_loopback
+from mlflow_agent_target.target.addresses import host_of, is_loopback
 from mlflow_agent_target.target.login import Login
 from mlflow_agent_target.target.settings import has_proxies
 
@@ -26,7 +25,7 @@ def open_ai_client(login: Login, is_workspace: bool, verify_tls: bool) -> OpenAI
         raise InvalidInputError(f"OpenAI's client {openai.__version__} can't renew a token. {_OPENAI_ADVICE}")
     headers = {**login.custom, **login.routing}
     # What is on this machine is asked directly, as by `http/pool.py`.
-    goes_astray = is_loopback(urlsplit(login.host).hostname or "") and has_proxies()
+    goes_astray = is_loopback(host_of(login.host)) and has_proxies()
     # It follows redirects unless told otherwise, with the prompt.
     if is_workspace and verify_tls and not goes_astray:
         try:

@@ -89,6 +89,14 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def host_of(url: str) -> str:
+    """Return the host's name of a URL, with or without a scheme; "" where there is none."""
+    try:
+        return urlsplit(url if "://" in url else f"//{url}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def check_encrypted(url: str) -> None:
     """Refuse to send a token to another machine unencrypted.
 

@@ -45,7 +45,7 @@ def login_error(error: BaseException, what: str, secrets: Iterable[str]) -> Agen
     reason, status, retry_after = printable(str(error)), None, None
     if answer is not None:
         status = answer.status_code
-        reason = f"{status}: {server_reason(parse_body(answer.content))}".removesuffix(": ")
+        reason = f"{status}: {_said(parse_body(answer.content))}".removesuffix(": ")
         retry_after = _seconds(answer.headers.get("retry-after"))
     is_untold = answer is None and bool(_NO_TOKEN_ENDPOINT.search(said))
     if is_untold:
@@ -70,6 +70,12 @@ def login_error(error: BaseException, what: str, secrets: Iterable[str]) -> Agen
     if redacted(shown, hidden) == shown and not any(isinstance(cause, UnicodeError) for cause in chain):
         made.__cause__ = error
     return made
+
+
+def _said(body: Any) -> str:
+    """Return what a server said; token endpoints say it in words of their own (RFC 6749, section 5.2)."""
+    more = body.get("error_description") if isinstance(body, dict) else None
+    return ": ".join(filter(None, [server_reason(body), printable(more) if isinstance(more, str) else ""]))
 
 
 def _as_quoted(secrets: list[str]) -> list[str]:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import functools
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from mlflow_agent_target.errors import AgentTargetError, AuthenticationError, InvalidInputError
-from mlflow_agent_target.target.addresses import WorkspaceAddress, check_encrypted, workspace_address
+from mlflow_agent_target.errors import (
+    AgentTargetError,
+    AuthenticationError,
+    EndpointUnavailableError,
+    InvalidInputError,
+)
+from mlflow_agent_target.target.addresses import (
+    WorkspaceAddress,
+    check_encrypted,
+    host_of,
+    is_loopback,
+    workspace_address,
+)
 from mlflow_agent_target.target.failed_logins import ADVICE, login_error
 from mlflow_agent_target.target.login import Login, bearer_login, ready_until
 from mlflow_agent_target.target.profiles import FILE_VARIABLE, profile_in_use, sections
@@ -24,9 +37,10 @@ VARIABLES = ("DATABRICKS_", "ARM_", "AZURE_", "GOOGLE_", "ACTIONS_ID_TOKEN_", "C
 _OF_THE_MACHINE = (FILE_VARIABLE, "DATABRICKS_CLI_PATH", "DATABRICKS_DISABLE_ASYNC_TOKEN_REFRESH")
 # With the first two and no others than these, the SDK's login is that token for that host: it does not even read its
 # file then.
-_HOST, _TOKEN, _WORKSPACE_ID = "DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_WORKSPACE_ID"
+HOST_VARIABLE = "DATABRICKS_HOST"
+_TOKEN, _WORKSPACE_ID = "DATABRICKS_TOKEN", "DATABRICKS_WORKSPACE_ID"
 _PLAIN_TOKEN = re.compile("[!-~]+")
-_PLAIN = {_HOST, _TOKEN, _WORKSPACE_ID, FILE_VARIABLE}
+_PLAIN = {HOST_VARIABLE, _TOKEN, _WORKSPACE_ID, FILE_VARIABLE}
 # For these the SDK may ask a server or run a command, whoever asks. What else there is, such as a strategy of the
 # user's own, may depend on the thread that asks, and so is asked in it.
 _ASKED_APART = {
@@ -45,8 +59,8 @@ def is_plain(environment: Mapping[str, str]) -> bool:
     """Return whether the environment names a host and its token, and nothing else that says who logs in."""
     said = environment.keys()
     return (
-        {_HOST, _TOKEN} <= said <= _PLAIN
-        and environment[_HOST].lower().startswith(("http://", "https://"))
+        {HOST_VARIABLE, _TOKEN} <= said <= _PLAIN
+        and environment[HOST_VARIABLE].lower().startswith(("http://", "https://"))
         and bool(_PLAIN_TOKEN.fullmatch(environment[_TOKEN]))
     )
 
@@ -69,7 +83,7 @@ def workspace_login(
     """
     if profile is None and is_plain(environment):
         # The SDK takes seconds to import, and asks the host for its metadata, to come to the same.
-        address = workspace_address(environment[_HOST], _HOST)
+        address = workspace_address(environment[HOST_VARIABLE], HOST_VARIABLE)
         routing = _routing(environment.get(_WORKSPACE_ID) or address.workspace_id)
         return bearer_login(address.host, environment[_TOKEN], log_in, routing)
     return _found_login(profile, environment, log_in)
@@ -94,6 +108,8 @@ def _found_login(profile: str | None, environment: Mapping[str, str], log_in: Ca
     _check_sendable({f"'{key}' of profile '{name}'": section.get(key, "") for key in ("token", "client_secret")})
     address = _clean_address(given, section, name)
     sensitive = [attribute.name for attribute in attributes if attribute.sensitive]
+    if address is not None:
+        _check_reachable(address.host)
     failed: AgentTargetError
     try:
         config = _config_class()(
@@ -110,7 +126,7 @@ def _found_login(profile: str | None, environment: Mapping[str, str], log_in: Ca
     else:
         if not config.host:
             raise AuthenticationError(f"The Databricks login in {where} names no workspace. {ADVICE}")
-        if profile and address and urlsplit(config.host).hostname != urlsplit(address.host).hostname:
+        if profile and address and host_of(config.host) != host_of(address.host):
             # Within a notebook or Model Serving, the SDK takes the login of where it runs.
             raise AuthenticationError(f"There is no login in {where} for its host {address.host}. {ADVICE}")
         return sdk_login(config, log_in)
@@ -160,6 +176,34 @@ def sdk_login(config: Config, log_in: Callable[[], Login] | None = None) -> Logi
     )
 
 
+def _check_reachable(host: str) -> None:
+    """Look whether anything answers at a host, since the SDK tries for long to ask it, and then doesn't say.
+
+    Raises:
+        EndpointUnavailableError: Nothing does.
+        InvalidInputError: The SDK would send the login in the clear to a proxy on another machine.
+    """
+    parts = urlsplit(host)
+    name, port = parts.hostname or "", parts.port or {"http": 80}.get(parts.scheme, 443)
+    proxies: Mapping[str, str] = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(name):
+        if is_loopback(name) and parts.scheme == "http" and not is_loopback(host_of(proxy)):
+            raise InvalidInputError(
+                f"The login to {host}, which is on this machine, would be sent to the proxy {host_of(proxy)}. Set "
+                f"NO_PROXY={name}."
+            )
+        return
+    try:
+        socket.create_connection((name, port), _SDK_HTTP_SECONDS).close()
+    except OSError as error:
+        raise EndpointUnavailableError(
+            f"The agent was not asked: no connection to {host} to log in to ({error}). Check the address and the "
+            "network.",
+            unreachable=True,
+        ) from error
+
+
 @functools.cache
 def _config_class() -> type[Config]:
     """Return databricks-sdk's configuration, but one that adds nothing of the environment to what it is given.
@@ -197,7 +241,7 @@ def _clean_address(given: dict[str, str], section: Mapping[str, str], profile: s
     host = given.get("host") or section.get("host")
     if not host:
         return None
-    address = workspace_address(host, _HOST if given.get("host") else f"The host of profile '{profile}'")
+    address = workspace_address(host, HOST_VARIABLE if given.get("host") else f"The host of profile '{profile}'")
     ids = {"workspace_id": address.workspace_id, "account_id": address.account_id}
     found = {key: value for key, value in ids.items() if value and not (given.get(key) or section.get(key))}
     if profile is not None and (found or address.host != host.rstrip("/")):

@@ -10,7 +10,7 @@ from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.target.addresses import base_url, check_encrypted, shown
 from mlflow_agent_target.target.login import Login, bearer_login
 from mlflow_agent_target.target.profiles import profile_in_use, sections
-from mlflow_agent_target.target.sdk import VARIABLES, is_plain, workspace_login
+from mlflow_agent_target.target.sdk import HOST_VARIABLE, VARIABLES, is_plain, workspace_login
 
 NAME = "agent-target"
 TOKEN_VARIABLE = "AGENT_TARGET_TOKEN"  # noqa: S105 (a variable's name)
@@ -79,6 +79,13 @@ class Target:
             hint = f" Did you mean '{NAME}:http:{rest}'?" if is_address else ""
             raise InvalidInputError(f"Target {shown(uri)} can't be read.{hint} Give {_FORMS}.")
         return cls(uri, profile=profile, environment=_sorted(login), section=_section(profile, login))
+
+    @property
+    def place(self) -> str:
+        """What errors call the target before its host has been found."""
+        said = {} if self.profile else dict(self.environment)
+        host = self.base_url or said.get(HOST_VARIABLE) or dict(self.section).get("host")
+        return f"{self.uri} ({shown(host)})" if host else self.uri
 
     def log_in(self) -> Login:
         """Return the target's host and login.
