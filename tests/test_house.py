@@ -33,7 +33,7 @@ FLOORS = [
 ]
 # The modules through which a folder is entered from outside. The others are its own business.
 DOORS = {
-    "target": {"uri", "settings", "login", "names"},
+    "target": {"uri", "settings", "login", "names", "addresses", "asking", "sdk"},
     "http": {"exchange", "options", "steps", "retry", "statuses"},
     "formats": {
         *("inputs", "conversion", "answers", "failures", "pieces"),

@@ -15,8 +15,8 @@ from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.registry import INTERFACES, interface_for_task
 from mlflow_agent_target.http.options import RequestOptions
-from mlflow_agent_target.target.login import sdk_login
 from mlflow_agent_target.target.names import agent_name, one_name
+from mlflow_agent_target.target.sdk import sdk_login
 from mlflow_agent_target.target.settings import Backoff, TimeLimits, network, verifies_tls
 from mlflow_agent_target.target.uri import Target
 
@@ -33,7 +33,7 @@ _INTERFACE_VARIABLE = "AGENT_TARGET_INTERFACE"
 def _shared_routes(target: Target, verify_tls: bool, _network: tuple[tuple[str, str], ...]) -> Routes:
     # MLflow makes a new client at every get_deploy_client, so connections belong to the target, and to the network that
     # they go through.
-    return Routes(target.log_in, verify_tls, is_workspace=target.base_url is None)
+    return Routes(target.log_in, verify_tls, is_workspace=target.base_url is None, name=target.place)
 
 
 _sharing = threading.Lock()

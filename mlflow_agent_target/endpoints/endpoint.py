@@ -161,7 +161,7 @@ class Endpoint:
 
     def _route(self) -> Steps[Route]:
         agent = self._routes.agent(self.name)
-        return agent.plain_route() if self._is_told else agent.route(self._options)
+        return agent.plain_route(self._options) if self._is_told else agent.route(self._options)
 
     def _payload(self, request: Request, route: Route) -> dict[str, Any]:
         payload = encode(request, self._interface or route.interface) if route.is_agent else request.payload

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlflow_agent_target.errors import AuthenticationError, InvalidInputError
+from mlflow_agent_target.target.addresses import host_of, is_loopback
 from mlflow_agent_target.target.login import Login
+from mlflow_agent_target.target.settings import has_proxies
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -21,12 +23,17 @@ def open_ai_client(login: Login, is_workspace: bool, verify_tls: bool) -> OpenAI
         raise InvalidInputError(f"The OpenAI client is not installed. {_OPENAI_ADVICE}") from error
     if tuple(map(int, openai.__version__.split(".")[:2])) < (1, 106):
         raise InvalidInputError(f"OpenAI's client {openai.__version__} can't renew a token. {_OPENAI_ADVICE}")
+    headers = {**login.custom, **login.routing}
+    # What is on this machine is asked directly, as by `http/pool.py`.
+    goes_astray = is_loopback(host_of(login.host)) and has_proxies()
     # It follows redirects unless told otherwise, with the prompt.
-    if is_workspace and verify_tls:
+    if is_workspace and verify_tls and not goes_astray:
         try:
             from databricks_openai import DatabricksOpenAI
 
-            client: OpenAI = DatabricksOpenAI(workspace_client=login.workspace_client(), follow_redirects=False)
+            client: OpenAI = DatabricksOpenAI(
+                workspace_client=login.workspace_client(), follow_redirects=False, default_headers=headers
+            )
             return client
         except (ImportError, TypeError):  # not installed, or a version that can't refuse redirects
             pass
@@ -40,5 +47,6 @@ def open_ai_client(login: Login, is_workspace: bool, verify_tls: bool) -> OpenAI
     return openai.OpenAI(
         base_url=f"{login.host}/serving-endpoints",
         api_key=token,
-        http_client=openai.DefaultHttpxClient(follow_redirects=False, verify=verify_tls),
+        default_headers=headers,
+        http_client=openai.DefaultHttpxClient(follow_redirects=False, verify=verify_tls, trust_env=not goes_astray),
     )

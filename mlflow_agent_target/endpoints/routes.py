@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
+from mlflow_agent_target.endpoints.hosts import Hosts
 from mlflow_agent_target.endpoints.platform import ServingEndpoint, data_plane, get_app_url, get_endpoint, is_settled
 from mlflow_agent_target.errors import (
     AgentTargetError,
@@ -26,7 +24,8 @@ from mlflow_agent_target.formats.registry import interface_for_task
 from mlflow_agent_target.http.exchange import Transport
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.http.steps import Do, Steps, WaitFor
-from mlflow_agent_target.target.login import Login, check_encrypted, origin
+from mlflow_agent_target.target.addresses import check_encrypted, origin
+from mlflow_agent_target.target.login import Login
 from mlflow_agent_target.target.names import app_of, is_app
 from mlflow_agent_target.text import seconds
 
@@ -58,46 +57,12 @@ class Route:
     takes_options: bool = True
 
 
-class Routes:
-    """A target that is connected to at its first use. Any number of threads may use it.
-
-    Args:
-        log_in: Finds the target's host and login.
-        verify_tls: Whether servers' certificates are checked.
-        is_workspace: Whether the target is a Databricks workspace, not an explicit base URL.
-    """
-
-    def __init__(self, log_in: Callable[[], Login], verify_tls: bool, is_workspace: bool) -> None:
-        self.verify_tls = verify_tls
-        self.is_workspace = is_workspace
-        self._log_in = log_in
-        self.disconnect()
-        _all.add(self)
+class Routes(Hosts):
+    """A target's hosts, and the ways to its agents. Any number of threads may use it."""
 
     def disconnect(self) -> None:
-        """Forget all that is connected and known, without a word to the servers."""
-        self._transport: Transport | None = None
-        self._other_hosts: dict[str, Transport] = {}
+        super().disconnect()
         self._agents: dict[str, Agent] = {}
-        self._lock = threading.RLock()
-
-    @property
-    def transport(self) -> Transport:
-        """The way to the target's host.
-
-        Raises:
-            AuthenticationError: No usable login was found. Looked for again at the next use.
-        """
-        if self._transport is None:
-            with self._lock:
-                if self._transport is None:
-                    self._transport = Transport(self._log_in(), self.verify_tls)
-        return self._transport
-
-    def connect(self) -> Steps[Transport]:
-        """Return `transport`, as a step."""
-        transport: Transport = self._transport or (yield Do(lambda: self.transport))
-        return transport
 
     def agent(self, name: str | None) -> Agent:
         """Return what is known of an agent: the same object for each call.
@@ -109,13 +74,6 @@ class Routes:
         known = self._agents.get(key)
         # setdefault: of threads that come together, all get the same.
         return known if known is not None else self._agents.setdefault(key, Agent(self, name))
-
-    def transport_to(self, login: Login) -> Transport:
-        """Return the way to another host that takes the target's login, such as a Databricks App's."""
-        with self._lock:
-            if login.host not in self._other_hosts:
-                self._other_hosts[login.host] = Transport(login, self.verify_tls)
-            return self._other_hosts[login.host]
 
 
 class Agent:
@@ -144,10 +102,10 @@ class Agent:
         """Forget what the agent serves: it may be another now."""
         self._known = self._described = None
 
-    def plain_route(self) -> Steps[Route]:
+    def plain_route(self, options: RequestOptions) -> Steps[Route]:
         """Return the way to an agent of which no more is known, or to the bare agent server that the target is."""
         if self._plain is None:
-            transport = yield from self._routes.connect()
+            transport = yield from self._routes.connect(options)
             path = f"/serving-endpoints/{quote(self.name, safe='')}" if self.name else ""
             self._plain = Route(transport, f"{transport.base_url}{path}/invocations")
         return self._plain
@@ -216,7 +174,7 @@ class Agent:
         Raises:
             AgentTargetError: It doesn't say.
         """
-        transport = yield from self._routes.connect()
+        transport = yield from self._routes.connect(options)
         return (yield from self.described(get_endpoint(transport, self.name or "", _quick(options))))
 
     def _find(self, options: RequestOptions) -> Steps[tuple[Route, bool]]:
@@ -227,7 +185,7 @@ class Agent:
         """
         if self.name is not None and is_app(self.name):
             return (yield from self._app_route(self.name, _quick(options))), True
-        route = yield from self.plain_route()
+        route = yield from self.plain_route(options)
         if self.name is None:
             return route, True
         try:
@@ -245,16 +203,16 @@ class Agent:
             is_agent=task not in _NOT_AGENTS,
             takes_options=described.get("endpoint_type") != "FOUNDATION_MODEL_API",
         )
-        return (yield from self._optimized(route, described)), True
+        return (yield from self._optimized(route, described, options)), True
 
-    def _optimized(self, route: Route, described: dict[str, Any]) -> Steps[Route]:
+    def _optimized(self, route: Route, described: dict[str, Any], options: RequestOptions) -> Steps[Route]:
         """Return the way to a route-optimized endpoint, which has a host and tokens of its own.
 
         https://docs.databricks.com/aws/en/machine-learning/model-serving/query-route-optimization
         """
         login = route.transport.login
         own = data_plane(described)
-        if own is None or not (yield Do(lambda: login.is_oauth)):
+        if own is None or not (yield Do(lambda: login.is_oauth(options.limits().timeout))):
             return route  # endpoints from before September 2025 answer here too, and to any login
         url, details = own
         check_encrypted(url)
@@ -267,9 +225,9 @@ class Agent:
                 f"'{name}' is looked up in a workspace, and the target is a base URL. Use the target 'agent-target', "
                 "or the app's own URL: agent-target:https://... with an OAuth token in AGENT_TARGET_TOKEN."
             )
-        transport = yield from self._routes.connect()
+        transport = yield from self._routes.connect(options)
         login = transport.login
-        if not (yield Do(lambda: login.is_oauth)):
+        if not (yield Do(lambda: login.is_oauth(options.limits().timeout))):
             raise AuthenticationError(
                 f"'{name}' is a Databricks App, which takes OAuth only, no personal access token. Run `databricks auth "
                 "login`, or use a service principal: DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET.",
@@ -277,23 +235,10 @@ class Agent:
             )
         url = yield from get_app_url(transport, app_of(name), replace(options, endpoint=name))
         check_encrypted(url)
-        return Route(self._routes.transport_to(login.for_host(origin(url))), f"{url}/invocations")
+        return Route(self._routes.transport_to(origin(url)), f"{url}/invocations")
 
 
 def _quick(options: RequestOptions) -> RequestOptions:
     limits = options.limits()
     quick = min(limits.timeout, limits.total_timeout, _DESCRIBE_SECONDS)
     return replace(options, timeout=quick, total_timeout=quick, wait_until_ready=None)
-
-
-_all: weakref.WeakSet[Routes] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # Two processes must not write to one socket.
-    for routes in list(_all):
-        routes.disconnect()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import requests
 
-from mlflow_agent_target.errors import AgentTargetError, RequestTimeoutError
+from mlflow_agent_target.errors import AgentTargetError, AuthenticationError, RequestTimeoutError
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.http.body import Body
 from mlflow_agent_target.http.broken import broken_error
@@ -65,19 +65,29 @@ class Send:
 
 
 class Transport:
-    """Sends requests to one host with one login, over connections that any number of threads share."""
+    """Sends requests to one host with one login, over connections that any number of threads share.
 
-    def __init__(self, login: Login, verify_tls: bool = True, clock: Clock = time) -> None:
+    Args:
+        login: Who sends them.
+        verify_tls: Whether the host's certificate is checked.
+        clock: What time it is.
+        base_url: Another host that takes the login, such as a Databricks App's; None for the login's own.
+    """
+
+    def __init__(self, login: Login, verify_tls: bool = True, clock: Clock = time, base_url: str | None = None) -> None:
         from mlflow_agent_target import __version__
 
-        self.base_url = login.host
+        self.base_url = base_url or login.host
         self.login = login
+        # What the login's owner wants sent beside it is for its own host.
+        self._custom = login.custom if base_url is None else {}
         self._clock = clock
         self._pool = Pool(self.base_url, verify_tls)
         common = {
             "User-Agent": f"mlflow-agent-target/{__version__} python-requests/{requests.__version__}",
             "Accept-Encoding": "gzip, deflate",
             "Content-Type": "application/json",
+            **(login.routing if base_url is None else {}),
         }
         self._headers = {**common, "Accept": "application/json"}
         self._stream_headers = {**common, "Accept": "text/event-stream"}
@@ -154,6 +164,7 @@ class Transport:
         began = clock.monotonic() if started is None else started
         counted_from = began
         facts = Facts(options.endpoint, self.base_url, attempts=0)
+        logins: Mapping[str, str] = {}
         refused_login = False
         before: AgentTargetError | None = None
         while True:
@@ -170,20 +181,30 @@ class Transport:
                 )
             facts = Facts(options.endpoint, self.base_url, facts.attempts + 1, timeout, left < limits.timeout)
             deadline = time.monotonic() + timeout
-            facts.logins = yield LogIn(self.login)
-            headers = {**(self._stream_headers if is_stream else self._headers), **options.headers, **facts.logins}
             try:
+                logins = yield LogIn(self.login, timeout)
+                facts.logins = {**self._custom, **logins} if self._custom else logins
+                headers = {**(self._stream_headers if is_stream else self._headers), **options.headers, **facts.logins}
                 body, raw = yield from self._attempt(
                     Send(self._pool, method, url, headers, payload, deadline, facts, is_stream)
                 )
             except AgentTargetError as error:
+                # Of a failed login, nothing is known but what the login says.
+                error.endpoint, error.attempts = facts.endpoint, facts.attempts
+                if isinstance(error, AuthenticationError) and error.status_code in (401, 403) and not refused_login:
+                    try:
+                        left = min(limits.timeout, limits.total_timeout - (clock.monotonic() - counted_from))
+                        is_renewed = yield Do(functools.partial(self.login.renew, logins, left))
+                    except AgentTargetError as failed:
+                        failed.endpoint, failed.attempts = facts.endpoint, facts.attempts
+                        before, error = error, failed
+                    else:
+                        if is_renewed:
+                            # Nothing has run. A token can be revoked, or expire while a machine sleeps.
+                            _logger.info("%s Trying again with a new login.", error)
+                            refused_login, before = True, error
+                            continue
                 now = clock.monotonic()
-                is_refused = error.status_code == 401 and not refused_login
-                if is_refused and (yield Do(functools.partial(self.login.renew, facts.logins))):
-                    # Nothing has run. A token can be revoked, or expire while a machine sleeps.
-                    _logger.info("%s Trying again with a new login.", error)
-                    refused_login, before = True, error
-                    continue
                 if options.wait_until_ready is not None and error.status_code == 404 and (yield from options.exists()):
                     error.retryable = True
                 wait = seconds_until_retry(

@@ -17,6 +17,7 @@ from requests.structures import CaseInsensitiveDict
 
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.http.sockets import Answer, BrokenError, Connection, Stage
+from mlflow_agent_target.target.addresses import host_of, is_loopback
 
 _CONNECT_SECONDS = 10.0
 # Connections kept for reuse; more than any sensible number of threads, for batch runs.
@@ -52,6 +53,8 @@ class Pool(HTTPAdapter):
             self._settings: dict[str, Any] = dict(
                 session.merge_environment_settings(base_url, {}, True, None if verify_tls else False, None)
             )
+        proxies = {key: _quoted_login(proxy) for key, proxy in self._settings["proxies"].items()}
+        self._settings["proxies"] = {} if _is_asked_directly(base_url, proxies) else proxies
         self._proxy = requests.utils.select_proxy(base_url, self._settings["proxies"])
         self._forwards = parts.scheme == "http" and (self._proxy or "socks").partition(":")[0][:5] != "socks"
         self._proxy_host = urlsplit(self._proxy).hostname if self._proxy else None
@@ -188,6 +191,20 @@ class Pool(HTTPAdapter):
                 self._blocks.clear()
             self._blocks[key] = known
         return known
+
+
+def _is_asked_directly(url: str, proxies: Mapping[str, str]) -> bool:
+    """Return whether a URL is this machine's own, so that no proxy on another one is to see what is sent there."""
+    proxy = requests.utils.select_proxy(url, dict(proxies)) or ""
+    return is_loopback(urlsplit(url).hostname or "") and not is_loopback(host_of(proxy))
+
+
+def _quoted_login(proxy: str) -> str:
+    """Return a proxy's URL whose password may hold what else would end the host's name, and be shown as that."""
+    start, at, host = proxy.rpartition("@")
+    scheme, mark, login = start.rpartition("://")
+    quoted = login.replace("/", "%2F").replace("?", "%3F").replace("#", "%23")
+    return f"{scheme}{mark}{quoted}{at}{host}"
 
 
 class _Opening:

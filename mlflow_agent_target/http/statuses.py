@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from mlflow_agent_target.errors import (
     AgentError,
@@ -87,6 +87,24 @@ _SPEAKS_OF_SIZE = re.compile(
 # What AgentServer says to a payload before its agent runs. Only at the start of a message: an agent that fails may
 # quote another server's. (What MLflow's schema enforcement says could come from a model that the agent called.)
 _REFUSED_UNRUN = re.compile(r"Invalid parameters for (ResponsesAgent|ChatAgent|ChatModel)\b")
+# What a workspace says, with 403, of a token that has expired or was revoked: databricks-vscode#583,
+# databricks-sdk-go#1061, terraform-provider-databricks#66, omnigent#3231.
+_SPEAKS_OF_TOKEN = re.compile(
+    r"(invalid|expired?|expiring|revoked|malformed|unknown)\b.{0,30}\b(token|jwt|credential)"
+    r"|\b(token|jwt|credential)s?\b.{0,40}(invalid|not valid|expired?|expiring|revoked|malformed|not active)",
+    re.I,
+)
+_SPEAKS_OF_IP = re.compile(r"\bip (acl|access list|allow ?list)|\bip\b.{0,60}\b(blocked|not allowed|denied)", re.I)
+_SPEAKS_OF_RIGHTS = re.compile(r"permission|not authorized|access level|CAN[_ ](QUERY|USE|MANAGE)", re.I)
+_PRIVATE_LINK = "private-link"
+_NETWORK = (
+    "The workspace takes no calls from this network (an IP access list): call it from one that is allowed, or through "
+    "your organisation's VPN, or ask the workspace's admin."
+)
+_BLOCK_PAGE = (
+    "That is a web page, not the workspace's answer: a proxy or firewall on the way may have written it. Check "
+    "HTTPS_PROXY and NO_PROXY, or ask your network's admin to let the host through."
+)
 _SIGN_IN = re.compile(r"log[ -]?in|sign[ -]?in|oauth|oidc|authoriz|\bsso\b|password", re.I)
 
 
@@ -114,8 +132,9 @@ def error_for_answer(
         row = _Row(InvalidInputError, "It refused the payload: the agent has not run.", False)
     elif status == 503 and _was_being_answered(reason):
         row = row._replace(advice="Its connection to the agent broke: the agent may have run.", may_have_run=True)
-    elif status == 403 and (facts.endpoint or "").startswith("apps:/"):
-        row = row._replace(advice=_APP_ADVICE)
+    elif status == 403:
+        is_app = (facts.endpoint or "").startswith("apps:/")
+        row = _forbidden(reason, body, row._replace(advice=_APP_ADVICE) if is_app else row)
     advice = row.advice
     if status == 413 or (status == 400 and _SPEAKS_OF_SIZE.search(reason)):
         is_over = sent_bytes > _AGENT_LIMIT_MB * 1_000_000
@@ -167,14 +186,39 @@ def _was_being_answered(reason: str) -> bool:
     )
 
 
+def _forbidden(reason: str, body: Any, row: _Row) -> _Row:
+    """Return what a 403 means, by its words: they may speak of the token, of the network, or be a proxy's."""
+    if _SPEAKS_OF_IP.search(reason):
+        return row._replace(advice=_NETWORK)
+    if _SPEAKS_OF_TOKEN.search(reason):
+        return _TABLE[401]
+    if isinstance(body, str) and body.lstrip()[:1] == "<" and not _SPEAKS_OF_RIGHTS.search(reason):
+        return row._replace(advice=_BLOCK_PAGE)
+    return row
+
+
 def _redirect(location: str, facts: Facts, body: Any) -> AgentTargetError:
     try:
-        host, path = urlsplit(location)[1:3]
+        _, host, path, query, _ = urlsplit(location)
     except ValueError:
-        host, path = "", location
+        host, path, query = "", location, ""
     where = printable(host) or "another path of the same host"
+    told = parse_qs(query)
+    given = [value for key in ("error", "error_description", "reason", "message") for value in told.get(key, [])]
+    reason = printable(": ".join(given), 300)
+    if _PRIVATE_LINK in reason or _SPEAKS_OF_IP.search(reason):
+        advice = (
+            "The workspace takes calls through Private Link only, and this one came from another network. Call it from "
+            "a network with its Private Link endpoint, whose DNS points the workspace's name there."
+            if _PRIVATE_LINK in reason
+            else _NETWORK
+        )
+        return facts.error(
+            PermissionDeniedError, f"{facts.server} answered {facts.status}: {reason}. {advice}", body=body
+        )
+    where += f", which says why ({reason})" if reason else ""
     if _SIGN_IN.search(path) or _SIGN_IN.search(host):
-        return sign_in_page(f"a redirect to a page of {where} that asks for a login", facts, body)
+        return sign_in_page(f"a redirect to a page that asks for a login, of {where}", facts, body)
     return facts.error(
         InvalidResponseError,
         f"{facts.server} answered {facts.status}, a redirect to {where}, which is not followed: the prompt would go "

@@ -29,18 +29,18 @@ Steps = Generator[Step, Any, _T]
 class Login(Protocol):
     """Who sends the requests."""
 
-    @property
-    def headers(self) -> Callable[[], Mapping[str, str]]: ...
+    def headers(self, seconds: float) -> Mapping[str, str]: ...
 
 
 @dataclass(slots=True)
 class LogIn:
-    """Ask for the headers of one request, which may take another login. Gives the headers."""
+    """Ask for the headers of one request, which may take another login: so many seconds at most. Gives the headers."""
 
     login: Login
+    seconds: float
 
     def perform(self) -> Mapping[str, str]:
-        return self.login.headers()
+        return self.login.headers(self.seconds)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.target.login import is_loopback
+from mlflow_agent_target.target.addresses import is_loopback
 from mlflow_agent_target.target.names import endpoint_name
 from mlflow_agent_target.target.uri import NAME, TOKEN_VARIABLE
 

@@ -2,93 +2,130 @@
 
 from __future__ import annotations
 
-import copy
-import ipaddress
-import os
-import re
-import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from mlflow_agent_target.errors import AuthenticationError, InvalidInputError
-from mlflow_agent_target.text import printable
+from mlflow_agent_target.errors import AgentTargetError, AuthenticationError, RequestTimeoutError
+from mlflow_agent_target.target.addresses import check_encrypted, origin
+from mlflow_agent_target.target.asking import Asking, TookTooLongError
+from mlflow_agent_target.target.failed_logins import login_error
+from mlflow_agent_target.text import seconds as said_seconds
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from databricks.sdk.core import Config
 
-ALLOW_HTTP_VARIABLE = "AGENT_TARGET_ALLOW_HTTP"
-
-# databricks-sdk reads these; another value of one of them is another login.
-SDK_VARIABLES = ("DATABRICKS_", "ARM_", "AZURE_", "GOOGLE_", "ACTIONS_ID_TOKEN_", "CLOUD_ENV")
-# With these two and no other, the SDK's login is that token for that host: it does not even read its file then.
-_HOST, _TOKEN = "DATABRICKS_HOST", "DATABRICKS_TOKEN"
-_PLAIN_HOST = re.compile(r"https?://[A-Za-z0-9.\-:\[\]]+/?")
-_PLAIN_TOKEN = re.compile(r"[!-~]+")
-# How long the SDK may look for a host's metadata. Its own default tries an unreachable host for five minutes.
-_SDK_RETRY_SECONDS = 10
 # A login that was refused right after it was made is not made again sooner.
 _VAIN_SECONDS = 60.0
-_ADVICE = (
-    "Set DATABRICKS_HOST and DATABRICKS_TOKEN, run `databricks auth login`, or name a profile: agent-target://PROFILE. "
-    "For a local agent: agent-target:http://127.0.0.1:8080."
-)
+# databricks-sdk renews a token 40 seconds before it expires.
+_RENEWAL_SECONDS = 60.0
 
 
 class Login:
     """Who sends the requests to a host. Any number of threads may ask it.
 
-    Args:
+    Attributes:
         host: The base URL of the host that the login belongs to.
-        headers: Gives the headers of one request.
         config: databricks-sdk's configuration that the login comes from; None where it comes from elsewhere.
+        routing: Headers that say which workspace is meant, for a host that serves several.
+        custom: Further headers that the login's owner wants sent to the host. They may hold secrets.
+
+    Args:
+        host: The base URL.
+        ask: Gives the headers of one request.
+        config: databricks-sdk's configuration, or None.
         log_in: Logs in anew; None where that would give the same again.
+        lasts: Says until when `ask` needs no server for its answer, by `time.time`; None where it never needs one.
+        routing: Headers that say which workspace is meant.
+        custom: Further headers for the host.
     """
 
     def __init__(
         self,
         host: str,
-        headers: Callable[[], Mapping[str, str]],
+        ask: Callable[[], Mapping[str, str]],
         config: Config | None = None,
         log_in: Callable[[], Login] | None = None,
+        *,
+        lasts: Callable[[], float] | None = None,
+        routing: Mapping[str, str] | None = None,
+        custom: Mapping[str, str] | None = None,
     ) -> None:
         self.host = host
-        self.headers = headers
         self.config = config
+        self.routing = routing or {}
+        self.custom = custom or {}
+        self._ask = ask
         self._log_in = log_in
-        self._lock = threading.Lock()
+        self._lasts = lasts
+        # Until then, asking takes no time: the login is asked in the caller's own thread.
+        self._ready_until = float("-inf")
+        self._is_stuck = False
+        self._headers: Asking[Mapping[str, str]] = Asking(asks_anew=log_in is not None)
+        self._renewal: Asking[None] = Asking(asks_anew=True)
         self._vain_until = float("-inf")
 
     def __repr__(self) -> str:
         return f"Login({self.host!r})"
 
-    def renew(self, refused: Mapping[str, str]) -> bool:
-        """Return whether there are other headers than those that the host refused with 401, logging in anew for them.
+    def headers(self, seconds: float = float("inf")) -> Mapping[str, str]:
+        """Return the headers of one request.
+
+        Args:
+            seconds: How long that may take, where a server must be asked for another token.
 
         Raises:
-            AuthenticationError: Logging in failed.
+            AuthenticationError: There are none.
+            EndpointUnavailableError: There are none for now.
+            RequestTimeoutError: It took longer.
         """
-        with self._lock:
-            if self.headers() != refused:
-                return True  # expired meanwhile, or another thread was here before
-            if self._log_in is None or time.monotonic() < self._vain_until:
-                return False
-            self._vain_until = time.monotonic() + _VAIN_SECONDS
-            fresh = self._log_in()
-            self.headers, self.config = fresh.headers, fresh.config
-            return self.headers() != refused
+        if self._lasts is None or time.time() < self._ready_until:
+            return self._ask()
+        try:
+            return self._headers.ask(self._fresh, seconds)
+        except TookTooLongError:
+            self._is_stuck = True
+        raise took_too_long(self.host, seconds)
+
+    def renew(self, refused: Mapping[str, str], seconds: float = float("inf")) -> bool:
+        """Return whether there are other headers than those that the host refused, logging in anew for them.
+
+        Args:
+            refused: The headers.
+            seconds: How long that may take.
+
+        Raises:
+            AgentTargetError: Logging in failed, as with `headers`.
+        """
+        if self.headers(seconds) != refused:
+            return True  # expired meanwhile, or another thread was here before
+        if self._log_in is None or time.monotonic() < self._vain_until:
+            return False
+        try:
+            self._renewal.ask(lambda: self._renew(refused), seconds)
+        except TookTooLongError:
+            pass
+        else:
+            return self.headers(seconds) != refused
+        raise took_too_long(self.host, seconds)
 
     def confirm(self) -> None:
         """Note that the headers which `renew` gave were accepted: it may be asked again at any time."""
         self._vain_until = float("-inf")
 
-    @property
-    def is_oauth(self) -> bool:
-        """Whether the login is an OAuth login of databricks-sdk's: a Databricks App takes no other."""
+    def is_oauth(self, seconds: float = float("inf")) -> bool:
+        """Return whether this is an OAuth login of databricks-sdk's: a Databricks App takes no other.
+
+        Args:
+            seconds: How long that may take.
+        """
+        if self.config is None:
+            return False
+        self.headers(seconds)  # within the time limit; the token is there then
         try:
-            return self.config is not None and bool(self.config.oauth_token())
+            return bool(self.config.oauth_token())
         except Exception:  # the SDK's word for "not OAuth" is ValueError; what else it raises means no token either
             return False
 
@@ -100,12 +137,6 @@ class Login:
             return WorkspaceClient(config=self.config)
         token = self.headers().get("Authorization", "").removeprefix("Bearer ")
         return WorkspaceClient(host=self.host, token=token, auth_type="pat")
-
-    def for_host(self, host: str) -> Login:
-        """Return the same login for another host of the workspace's, such as a Databricks App's."""
-        login = copy.copy(self)
-        login.host = host
-        return login
 
     def for_endpoint(self, url: str, authorization_details: str) -> Login:
         """Return the login to a route-optimized endpoint, whose token databricks-sdk exchanges this one's for.
@@ -126,18 +157,67 @@ class Login:
         if config is None:
             raise AuthenticationError(f"{url} takes OAuth only. Log in with `databricks auth login`.")
         tokens: Any = DataPlaneTokenSource(self.host, config.oauth_token)
+        given: list[Any] = []
 
-        def headers() -> Mapping[str, str]:
+        def ask() -> Mapping[str, str]:
             try:
-                return {"Authorization": f"Bearer {tokens.token(url, authorization_details).access_token}"}
+                given[:] = [tokens.token(url, authorization_details)]
             except Exception as error:
-                raise AuthenticationError(f"No token could be had for {url}: {printable(str(error))}") from error
+                failed = login_error(error, f"No token could be had for {url}", _tokens(config))
+            else:
+                return {"Authorization": f"Bearer {given[0].access_token}"}
+            raise failed
 
-        return Login(origin(url), headers, config, lambda: self.for_endpoint(url, authorization_details))
+        return Login(
+            origin(url),
+            ask,
+            config,
+            lambda: self.for_endpoint(url, authorization_details),
+            lasts=lambda: ready_until(given[0]),
+        )
+
+    def _fresh(self) -> Mapping[str, str]:
+        if self._is_stuck and self._log_in is not None:
+            # Who asked last may be waiting for ever, and with a lock of the SDK's.
+            self._take(self._log_in())
+        self._is_stuck = False
+        headers = self._ask()
+        if self._lasts is not None:
+            self._ready_until = self._lasts()
+        return headers
+
+    def _renew(self, refused: Mapping[str, str]) -> None:
+        if self._ask() != refused or self._log_in is None:
+            return
+        try:
+            fresh = self._log_in()
+        except AgentTargetError as error:
+            if not error.retryable:
+                self._vain_until = time.monotonic() + _VAIN_SECONDS
+            raise
+        self._vain_until = time.monotonic() + _VAIN_SECONDS
+        self._take(fresh)
+
+    def _take(self, fresh: Login) -> None:
+        """Take over another login, unless it belongs elsewhere: what was set up for it may name another host now."""
+        if (fresh.host, fresh.routing) == (self.host, self.routing):
+            self._ask, self._lasts, self.config, self.custom = fresh._ask, fresh._lasts, fresh.config, fresh.custom
+            self._ready_until = fresh._ready_until
 
 
-def bearer_login(host: str, token: str | None) -> Login:
-    """Return the login to a host that takes one token for ever, or none.
+def bearer_login(
+    host: str,
+    token: str | None,
+    log_in: Callable[[], Login] | None = None,
+    routing: Mapping[str, str] | None = None,
+) -> Login:
+    """Return the login to a host that takes a bearer token, or none.
+
+    Args:
+        host: The base URL.
+        token: The token.
+        log_in: Finds the token that holds now.
+        routing: Headers that say which workspace is meant.
 
     Raises:
         InvalidInputError: The token would travel unencrypted.
@@ -145,100 +225,31 @@ def bearer_login(host: str, token: str | None) -> Login:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     if token:
         check_encrypted(host)
-    return Login(host, lambda: headers)
+    return Login(host, lambda: headers, log_in=log_in, routing=routing)
 
 
-def workspace_login(profile: str | None, environment: Mapping[str, str]) -> Login:
-    """Return the login to a Databricks workspace that databricks-sdk's unified authentication finds.
-
-    Args:
-        profile: A profile of `~/.databrickscfg`; None for what the environment says.
-        environment: The environment variables that `SDK_VARIABLES` name.
-
-    Raises:
-        AuthenticationError: There is none.
-        InvalidInputError: Its token would travel unencrypted.
-    """
-    host, token = environment.get(_HOST, ""), environment.get(_TOKEN, "")
-    is_plain = _PLAIN_HOST.fullmatch(host) and _PLAIN_TOKEN.fullmatch(token)
-    if profile is None and is_plain and environment.keys() - {"DATABRICKS_CONFIG_FILE"} == {_HOST, _TOKEN}:
-        # The SDK takes seconds to import, and asks the host for its metadata, to come to the same.
-        return bearer_login(host.rstrip("/"), token)
-    return _sdk_login(profile)
-
-
-def _sdk_login(profile: str | None) -> Login:
-    from databricks.sdk.core import Config
-
-    from mlflow_agent_target import __version__
-
-    where = f"profile '{profile}'" if profile else "the environment and ~/.databrickscfg"
-    try:
-        config: Config = Config(
-            profile=profile,
-            retry_timeout_seconds=_SDK_RETRY_SECONDS,
-            product="mlflow-agent-target",
-            product_version=__version__,
-        )
-        config.authenticate()
-    except Exception as error:  # the SDK raises ValueError, OSError and its own kinds
-        raise AuthenticationError(
-            f"No usable Databricks login was found in {where}: {printable(str(error)).removesuffix('.')}. {_ADVICE}"
-        ) from error
-    if not config.host:
-        raise AuthenticationError(f"The Databricks login in {where} names no workspace. {_ADVICE}")
-    return sdk_login(config, lambda: _sdk_login(profile))
-
-
-def sdk_login(config: Config, log_in: Callable[[], Login] | None = None) -> Login:
-    """Return the login of a databricks-sdk configuration.
+def took_too_long(whose: str, seconds: float) -> RequestTimeoutError:
+    """Return the error of a login that took longer than the time that was left.
 
     Args:
-        config: The configuration. It is asked for each request, in the thread that makes it.
-        log_in: Logs in anew; None where only the configuration's owner can.
-
-    Raises:
-        InvalidInputError: Its token would travel unencrypted.
+        whose: The host, or what else the login is to.
+        seconds: The time that was left.
     """
-    host = (config.host or "").rstrip("/")
-    check_encrypted(host)
-
-    def headers() -> Mapping[str, str]:
-        try:
-            return config.authenticate()
-        except Exception as error:
-            raise AuthenticationError(
-                f"The login to {host} could not be renewed: {printable(str(error)).removesuffix('.')}. {_ADVICE}"
-            ) from error
-
-    return Login(host, headers, config, log_in)
+    return RequestTimeoutError(
+        f"The login to {whose} was not done within {said_seconds(max(seconds, 0.0))} s, so the agent was not asked. "
+        "Check that the host can be reached, or allow more with client.with_options(timeout=...).",
+        may_have_run=False,
+    )
 
 
-def origin(url: str) -> str:
-    """Return the scheme and host of a URL."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+def ready_until(token: Any) -> float:
+    """Return until when an OAuth token of databricks-sdk's is given without asking anyone, by `time.time`."""
+    expiry = getattr(token, "expiry", None)
+    return expiry.timestamp() - _RENEWAL_SECONDS if isinstance(expiry, datetime) else float("-inf")
 
 
-def check_encrypted(url: str) -> None:
-    """Refuse to send a token to another machine unencrypted.
-
-    Raises:
-        InvalidInputError: The URL is plain http to a host that is not this one, and the user has not allowed that.
-    """
-    parts = urlsplit(url)
-    if parts.scheme.lower() != "http" or is_loopback(parts.hostname or ""):
-        return
-    if os.environ.get(ALLOW_HTTP_VARIABLE, "").strip().lower() not in ("true", "1"):
-        raise InvalidInputError(
-            f"The token would travel unencrypted to {parts.netloc}. Use https, or set {ALLOW_HTTP_VARIABLE}=true if "
-            "the network in between is yours."
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host's name or address is this machine's own."""
+def _tokens(config: Any) -> list[str]:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+        return [config.oauth_token().access_token]
+    except Exception:  # it is the reason of what failed
+        return []

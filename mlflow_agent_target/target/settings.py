@@ -93,6 +93,12 @@ def network(environment: Mapping[str, str] = os.environ) -> tuple[tuple[str, str
     return tuple(sorted((k, v) for k, v in environment.items() if k.lower().endswith(_NETWORK_VARIABLES)))
 
 
+def has_proxies(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the environment names a proxy."""
+    names = [name.lower() for name, value in environment.items() if value]
+    return any(name.endswith("_proxy") and name != "no_proxy" for name in names)
+
+
 def _number(variable: str, text: str | None, default: _T, least: float = 0.0) -> _T:
     if text is None or not text.strip():
         return default

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlsplit
 
 from mlflow_agent_target.errors import InvalidInputError
-from mlflow_agent_target.target.login import SDK_VARIABLES, Login, bearer_login, check_encrypted, workspace_login
+from mlflow_agent_target.target.addresses import base_url, check_encrypted, shown
+from mlflow_agent_target.target.login import Login, bearer_login
+from mlflow_agent_target.target.profiles import profile_in_use, sections
+from mlflow_agent_target.target.sdk import HOST_VARIABLE, VARIABLES, is_plain, workspace_login
 
 NAME = "agent-target"
 TOKEN_VARIABLE = "AGENT_TARGET_TOKEN"  # noqa: S105 (a variable's name)
@@ -31,6 +32,7 @@ class Target:
         profile: The profile of `~/.databrickscfg`; None for the environment's own login.
         token: Bearer token for an explicit base URL; None for none. Never shown.
         environment: What the environment says of the workspace's login. Never shown.
+        section: What `~/.databrickscfg` says of it. Never shown.
     """
 
     uri: str
@@ -38,6 +40,7 @@ class Target:
     profile: str | None = None
     token: str | None = field(default=None, repr=False)
     environment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    section: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @classmethod
     def parse(cls, uri: str, environment: Mapping[str, str] = os.environ) -> Target:
@@ -54,25 +57,35 @@ class Target:
             raise InvalidInputError(f"The target must be a string, not {type(uri).__name__}. Give {_FORMS}.")
         scheme, colon, rest = uri.partition(":")
         if scheme.lower() != NAME:
-            raise InvalidInputError(f"Target {_shown(uri)} is not one of this package's. Give {_FORMS}.")
+            raise InvalidInputError(f"Target {shown(uri)} is not one of this package's. Give {_FORMS}.")
         if rest.lower().startswith(("http:", "https:")):
             # Only the base URL's own token goes there: a workspace's login belongs to its own host.
             token = environment.get(TOKEN_VARIABLE, "").strip() or None
             if token and not (token.isascii() and token.isprintable()):
                 raise InvalidInputError(f"{TOKEN_VARIABLE} holds characters that a header can't carry.")
-            base_url = _checked_base_url(rest)
+            try:
+                url = base_url(rest, TOKEN_VARIABLE)
+            except ValueError as error:
+                raise InvalidInputError(f"Target {shown(uri)} {error}. Write it like {_EXAMPLE}.") from None
             if token:
-                check_encrypted(base_url)
-            return cls(uri, base_url=base_url, token=token)
-        login = tuple(sorted((k, v) for k, v in environment.items() if k.startswith(SDK_VARIABLES)))
+                check_encrypted(url)
+            return cls(uri, base_url=url, token=token)
+        login = {k: v for k, v in environment.items() if k.startswith(VARIABLES)}
         if not colon:
-            return cls(uri, environment=login)
+            return cls(uri, environment=_sorted(login), section=_section(None, login))
         profile = rest.removeprefix("//")
         if not rest.startswith("//") or not profile or not _is_profile(profile):
             is_address = rest.startswith("//") and (":" in profile or profile[:1].isdigit())
             hint = f" Did you mean '{NAME}:http:{rest}'?" if is_address else ""
-            raise InvalidInputError(f"Target {_shown(uri)} can't be read.{hint} Give {_FORMS}.")
-        return cls(uri, profile=profile, environment=login)
+            raise InvalidInputError(f"Target {shown(uri)} can't be read.{hint} Give {_FORMS}.")
+        return cls(uri, profile=profile, environment=_sorted(login), section=_section(profile, login))
+
+    @property
+    def place(self) -> str:
+        """What errors call the target before its host has been found."""
+        said = {} if self.profile else dict(self.environment)
+        host = self.base_url or said.get(HOST_VARIABLE) or dict(self.section).get("host")
+        return f"{self.uri} ({shown(host)})" if host else self.uri
 
     def log_in(self) -> Login:
         """Return the target's host and login.
@@ -81,54 +94,27 @@ class Target:
             AuthenticationError: No usable login was found for the workspace.
         """
         if self.base_url is not None:
-            return bearer_login(self.base_url, self.token)
-        return workspace_login(self.profile, dict(self.environment))
+            return bearer_login(self.base_url, self.token, self._log_in_now)
+        return workspace_login(self.profile, dict(self.environment), self._log_in_now)
+
+    def _log_in_now(self) -> Login:
+        """Log in anew, as the environment and the file now have it."""
+        return Target.parse(self.uri).log_in()
+
+
+def _section(profile: str | None, environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return what the profiles' file says of a login: another login where that has changed."""
+    if profile is None and is_plain(environment):
+        return ()
+    try:
+        return _sorted(sections(environment).get(profile or profile_in_use(environment), {}))
+    except InvalidInputError:  # told where the file is needed
+        return ()
+
+
+def _sorted(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(values.items()))
 
 
 def _is_profile(profile: str) -> bool:
     return not any(char in "/?#@:\\" or char.isspace() or not char.isprintable() for char in profile)
-
-
-def _checked_base_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        shown = _shown(f"{NAME}:{url}")
-        raise InvalidInputError(f"Target {shown} can't be read ({error}). Write it like {_EXAMPLE}.") from None
-    try:
-        port_is_valid = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_valid = False
-    problem = None
-    if not parts.hostname or not url.lower().startswith((f"{parts.scheme}://",)):
-        problem = "names no host"
-    elif not port_is_valid:
-        problem = "has a port that is not a number from 1 to 65535"
-    elif parts.username or parts.password:
-        problem = f"holds credentials: put the token in {TOKEN_VARIABLE} instead"
-    elif parts.query or parts.fragment:
-        problem = "holds a query or fragment, which a base URL can't have"
-    elif any(char.isspace() or not char.isprintable() or char == "\\" for char in url):
-        problem = "holds a space or a character that can't stand in a URL"
-    elif not _is_host(parts.hostname, in_brackets="[" in parts.netloc):
-        problem = "names a host that can't be one"
-    if problem:
-        shown = _shown(f"{NAME}:{url}")
-        raise InvalidInputError(f"Target {shown} {problem}. Write it like {_EXAMPLE}.")
-    return quote(url.rstrip("/"), safe=":/[]%~!$&'()*+,;=@")
-
-
-def _is_host(host: str, in_brackets: bool) -> bool:
-    try:
-        if in_brackets:
-            return bool(ipaddress.IPv6Address(host))
-        labels = host.removesuffix(".").encode("idna").decode().split(".")
-    except ValueError:  # no IPv6 address; an empty label, or one that is too long
-        return False
-    return all(label.replace("-", "").replace("_", "").isalnum() for label in labels)
-
-
-def _shown(uri: str) -> str:
-    """Return the URI as an error may show it: whatever stands before an @ could be a password."""
-    head, at, tail = uri.rpartition("@")
-    return repr(f"{head.split('//')[0]}//***@{tail}" if at else uri)

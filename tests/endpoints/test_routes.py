@@ -87,7 +87,8 @@ def test_a_failure_is_told_to_all_who_wait_for_it(scripted: Make) -> None:
     server = scripted(describe=[0.3, *whole({"error_code": "NOT_FOUND", "message": "no app"}, 404)])
 
     class OAuth(Login):
-        is_oauth = True  # type: ignore[assignment]
+        def is_oauth(self, seconds: float = 0.0) -> bool:
+            return True
 
     agent = Routes(lambda: OAuth(server.url, dict), verify_tls=True, is_workspace=True).agent("apps:/a")
     errors: list[Exception] = []

@@ -284,7 +284,7 @@ def test_the_advice_is_for_the_limit_that_was_met(
     options: dict[str, float], advice: str, call: str, scripted: Make
 ) -> None:
     slow = [5.0] if call == "predict" else chunked([5.0])
-    with pytest.raises(RequestTimeoutError, match=rf" 0\.2 s\. .*{advice}"):
+    with pytest.raises(RequestTimeoutError, match=advice):
         list(getattr(client_of(scripted(slow), **options), call)(endpoint="a", inputs="hi"))
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from mlflow_agent_target import AgentTargetClient, AuthenticationError, EndpointUnavailableError, InvalidInputError
-from mlflow_agent_target.target.login import is_loopback, workspace_login
+from mlflow_agent_target.target.addresses import is_loopback
+from mlflow_agent_target.target.sdk import workspace_login
 from tests.conftest import user
 from tests.scripted import ScriptedServer, whole
 
@@ -206,7 +207,7 @@ def test_whatever_else_there_is_to_find_is_left_to_the_sdk(
     more: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr("mlflow_agent_target.target.login._sdk_login", asked.append)
+    monkeypatch.setattr("mlflow_agent_target.target.sdk._found_login", lambda profile, *_: asked.append(profile))
     workspace_login(None, {"DATABRICKS_HOST": "https://h", "DATABRICKS_TOKEN": "t", **more})
     workspace_login("dev", {"DATABRICKS_HOST": "https://h", "DATABRICKS_TOKEN": "t"})
     assert asked == [None, "dev"]
