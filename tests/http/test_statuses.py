@@ -26,10 +26,13 @@ STATUSES = [
     (405, "EndpointNotFoundError", "RESOURCE_DOES_NOT_EXIST", False),
     (408, "RequestTimeoutError", "DEADLINE_EXCEEDED", True),
     (409, "AgentError", "INTERNAL_ERROR", True),
+    (411, "InvalidInputError", "INVALID_PARAMETER_VALUE", False),
     (413, "InvalidInputError", "INVALID_PARAMETER_VALUE", False),
     (415, "InvalidInputError", "INVALID_PARAMETER_VALUE", False),
     (422, "AgentError", "INTERNAL_ERROR", True),
     (429, "RateLimitError", "REQUEST_LIMIT_EXCEEDED", False),
+    (431, "InvalidInputError", "INVALID_PARAMETER_VALUE", False),
+    (499, "AgentError", "INTERNAL_ERROR", True),
     (500, "AgentError", "INTERNAL_ERROR", True),
     (501, "AgentError", "INTERNAL_ERROR", True),
     (502, "EndpointUnavailableError", "TEMPORARILY_UNAVAILABLE", True),
@@ -46,6 +49,7 @@ def test_a_status_means_an_error(status: int, kind: str, code: str, may_have_run
     assert (error.status_code, error.endpoint, error.request_id, error.attempts) == (status, "e", "r-7", 2)
     assert error.body == body
     assert f"Endpoint 'e' answered {status}: X: why (request r-7)." in str(error)
+    assert error.retryable is (status in (408, 429) or status >= 500)
     if status in (429, 503):
         assert getattr(error, "retry_after", None) == 3.0
 
@@ -137,6 +141,8 @@ def test_a_403_names_the_right_to_ask_for(endpoint: str | None, right: str) -> N
     [
         (413, "no", 5_242_905, "5,242,905 bytes (5.2 MB)", False),
         (413, "no", 100, "100 bytes (0.0 MB)", False),
+        (400, "Request size exceeds the limit", 4_000_001, "4,000,001 bytes (4.0 MB)", False),
+        (400, "Request size exceeds the limit", 4_000_000, "It refused the payload, or its agent failed", True),
         (400, "Request size exceeds the limit", 5_000_001, "5,000,001 bytes (5.0 MB)", False),
         (400, "The payload is too large", 20_000_000, "20,000,000 bytes (20.0 MB)", False),
         (400, "Request size exceeds the limit", 100, "It refused the payload, or its agent failed", True),
