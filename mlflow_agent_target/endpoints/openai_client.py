@@ -31,9 +31,8 @@ def open_ai_client(login: Login, is_workspace: bool, verify_tls: bool) -> OpenAI
         try:
             from databricks_openai import DatabricksOpenAI
 
-            client: OpenAI = DatabricksOpenAI(
-                workspace_client=login.workspace_client(), follow_redirects=False, default_headers=headers
-            )
+            more = {"default_headers": headers} if headers else {}
+            client: OpenAI = DatabricksOpenAI(workspace_client=login.workspace_client(), follow_redirects=False, **more)
             return client
         except (ImportError, TypeError):  # not installed, or a version that can't refuse redirects
             pass

@@ -56,8 +56,8 @@ def login_error(error: BaseException, what: str, secrets: Iterable[str]) -> Agen
     else:
         is_trusted = not any("SSL" in type(cause).__name__ or "CERTIFICATE" in str(cause) for cause in chain)
         is_passing = is_trusted and (is_untold or any(map(_is_broken, chain)) or bool(_PASSING.search(said)))
-    hidden = [*secrets]
-    start = redacted(f"{what}: {reason}", _as_quoted(hidden)).rstrip(". ")
+    hidden = _as_quoted([*secrets])
+    start = redacted(f"{what}: {reason}", hidden).rstrip(". ")
     made: AgentTargetError
     if is_passing:
         made = EndpointUnavailableError(

@@ -129,16 +129,19 @@ def _found_login(profile: str | None, environment: Mapping[str, str], log_in: Ca
         if profile and address and host_of(config.host) != host_of(address.host):
             # Within a notebook or Model Serving, the SDK takes the login of where it runs.
             raise AuthenticationError(f"There is no login in {where} for its host {address.host}. {ADVICE}")
-        return sdk_login(config, log_in)
+        # An older SDK knows of no workspace ids.
+        named = given.get("workspace_id") or said.get(_WORKSPACE_ID) or section.get("workspace_id")
+        return sdk_login(config, log_in, named)
     raise failed
 
 
-def sdk_login(config: Config, log_in: Callable[[], Login] | None = None) -> Login:
+def sdk_login(config: Config, log_in: Callable[[], Login] | None = None, workspace_id: str | None = None) -> Login:
     """Return the login of a databricks-sdk configuration.
 
     Args:
         config: The configuration. It is asked for each request.
         log_in: Logs in anew; None where only the configuration's owner can.
+        workspace_id: Which workspace it is, where the configuration doesn't say.
 
     Raises:
         InvalidInputError: Its host can't be one, or its token would travel unencrypted.
@@ -171,7 +174,7 @@ def sdk_login(config: Config, log_in: Callable[[], Login] | None = None) -> Logi
         config,
         log_in,
         lasts=lasts if config.auth_type in _ASKED_APART else None,
-        routing=_routing(getattr(config, "workspace_id", None) or address.workspace_id),
+        routing=_routing(getattr(config, "workspace_id", None) or workspace_id or address.workspace_id),
         custom=_custom_headers(config),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import http.client
@@ -640,3 +641,28 @@ def test_a_proxy_that_is_set_later_is_used_by_the_next_client(scripted: Make, mo
     monkeypatch.setenv("http_proxy", proxy.url)
     client_of(direct).predict(endpoint="a", inputs="hi")
     assert (len(direct.posts), len(proxy.posts)) == (1, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_this_machine_is_asked_directly(host: str, scripted: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    server = scripted(whole(ANSWER))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://user:hunter2@proxy.invalid:3128")
+    monkeypatch.setenv("AGENT_TARGET_TOKEN", "t")
+    client = AgentTargetClient(f"agent-target:http://{host}:{server.port}")
+    assert client.predict(endpoint="a", inputs="hi") == ANSWER
+    assert [request.path for request in server.posts] == ["/serving-endpoints/a/invocations"]
+
+
+@pytest.mark.parametrize("password", ["p#q", "p/q", "p?q", "p@q"])
+def test_a_proxys_password_may_hold_what_ends_a_host(
+    password: str, scripted: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = scripted(whole(ANSWER))
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, f"http://me:{password}@127.0.0.1:{proxy.port}")
+    AgentTargetClient("agent-target:http://agents.invalid").predict(endpoint="a", inputs="hi")
+    login = base64.b64encode(f"me:{password}".encode()).decode()
+    assert proxy.posts[0].headers["proxy-authorization"] == f"Basic {login}"

@@ -175,3 +175,50 @@ def test_a_redirect_is_no_answer(location: str, is_sign_in: bool) -> None:
     assert type(error).__name__ in ("SignInPageError", "InvalidResponseError")
     assert error.may_have_run is False
     assert ("databricks auth login" in str(error)) is is_sign_in
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "says"),
+    [
+        ({"message": "Invalid access token. [ReqId: 1]"}, "AuthenticationError", "Check that the token is valid"),
+        ({"message": "Token is expiring within 30 seconds."}, "AuthenticationError", "Check that the token is valid"),
+        ({"message": "Credential was revoked"}, "AuthenticationError", "Check that the token is valid"),
+        ({"message": "User has no permission to use tokens"}, "PermissionDeniedError", "CAN QUERY"),
+        ({"message": "You do not have permission: token budget is exceeded"}, "PermissionDeniedError", "CAN QUERY"),
+        (
+            {"message": "Source IP address: 1.2.3.4 is blocked by Databricks IP ACL for workspace: 5"},
+            "PermissionDeniedError",
+            "IP access list",
+        ),
+        ("<html><title>Access Denied</title>Zscaler</html>", "PermissionDeniedError", "a proxy or firewall"),
+        ("<html><title>Error 403 No permission</title></html>", "PermissionDeniedError", "CAN QUERY"),
+        (None, "PermissionDeniedError", "CAN QUERY"),
+    ],
+)
+def test_a_403_means_what_its_words_say(body: Any, kind: str, says: str) -> None:
+    error = error_of(403, body)
+    assert (type(error).__name__, error.may_have_run) == (kind, False)
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("location", "kind", "says"),
+    [
+        (
+            "https://adb-1.azuredatabricks.net/login.html?error=private-link-validation-error:123",
+            "PermissionDeniedError",
+            "Private Link only",
+        ),
+        ("/login.html?error=access_denied&error_description=no+such+user", "SignInPageError", "no such user"),
+        ("https://elsewhere.example/sorry?reason=moved", "InvalidResponseError", "moved"),
+        (
+            "https://elsewhere.example/sorry?message=Source+IP+1.2.3.4+is+blocked",
+            "PermissionDeniedError",
+            "access list",
+        ),
+    ],
+)
+def test_a_redirects_reason_is_told(location: str, kind: str, says: str) -> None:
+    error = error_of(303, location=location)
+    assert (type(error).__name__, error.may_have_run) == (kind, False)
+    assert says in str(error)
