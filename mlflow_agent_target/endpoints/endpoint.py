@@ -26,11 +26,10 @@ from mlflow_agent_target.formats.inputs import Request, read_inputs
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.registry import interfaces_for_key
 from mlflow_agent_target.http.exchange import Transport
-from mlflow_agent_target.http.options import RequestOptions
+from mlflow_agent_target.http.options import CallTime, RequestOptions
 from mlflow_agent_target.http.steps import Steps, perform
 from mlflow_agent_target.streams.stream import AgentStream
 from mlflow_agent_target.target.names import is_app
-from mlflow_agent_target.target.settings import TimeLimits
 from mlflow_agent_target.text import encode_json
 from mlflow_agent_target.tracing.call_span import TraceRequest
 
@@ -49,8 +48,7 @@ class _Call:
         headers: Sent beside the usual ones.
         payload: What is sent.
         body: The same as JSON.
-        started: When the call began, by `time.monotonic`.
-        limits: How long it may take.
+        time: When it began, and how long it may take.
     """
 
     request: Request
@@ -60,8 +58,7 @@ class _Call:
     headers: Mapping[str, str]
     payload: dict[str, Any]
     body: bytes
-    started: float
-    limits: TimeLimits
+    time: CallTime
 
 
 class Endpoint:
@@ -112,15 +109,15 @@ class Endpoint:
         return AgentStream(
             body,
             body.facts,
-            started=call.started,
+            started=call.time.began,
             timeout=body.facts.timeout,
             waited=body.waited,
-            idle_timeout=call.limits.timeout if self._options.idle_timeout is None else self._options.idle_timeout,
+            idle_timeout=call.time.limits.timeout if self._options.idle_timeout is None else self._options.idle_timeout,
         )
 
     def _call(self, inputs: Any, more: dict[str, Any], trace: TraceRequest | None) -> Steps[_Call]:
         """Return what is sent for `inputs`, and where. What can't be sent is refused before anything is asked."""
-        started, limits = time.monotonic(), self._options.limits()
+        call_time = self._options.begin(time.monotonic())
         request: Request | None = None
         written: tuple[dict[str, Any], bytes] | None = None
         try:
@@ -148,7 +145,7 @@ class Endpoint:
                 more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
         payload = {**self._payload(request, route), **more}
         body = written[1] if written and payload == written[0] else encode_json(payload)
-        return _Call(request, route, interface, more, headers, payload, body, started, limits)
+        return _Call(request, route, interface, more, headers, payload, body, call_time)
 
     @property
     def _is_told(self) -> bool:
@@ -177,7 +174,7 @@ class Endpoint:
         route, agent = call.route, self._routes.agent(self.name)
         options = replace(self._options, headers=call.headers) if call.headers else self._options
         try:
-            return (yield from send(route.transport, route.url, call.body, options, call.started, call.limits))
+            return (yield from send(route.transport, route.url, call.body, options, call.time))
         except EndpointNotFoundError:
             agent.forget()  # it may be made anew, as another
             raise
@@ -199,7 +196,7 @@ class Endpoint:
         interface, payload = _encode_for_any(call.request, interfaces_for_key(wanted))
         body = encode_json({**payload, **call.more})
         try:
-            answer = yield from send(route.transport, route.url, body, options, call.started, call.limits)
+            answer = yield from send(route.transport, route.url, body, options, call.time)
         except AgentError as error:
             if key_wanted(error.body) is None:
                 raise

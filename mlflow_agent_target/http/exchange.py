@@ -16,7 +16,7 @@ from mlflow_agent_target.errors import AgentTargetError, AuthenticationError, Re
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.http.body import Body
 from mlflow_agent_target.http.broken import broken_error
-from mlflow_agent_target.http.options import NO_RETRIES, Clock, RequestOptions
+from mlflow_agent_target.http.options import NO_RETRIES, CallTime, Clock, RequestOptions
 from mlflow_agent_target.http.pool import Pool
 from mlflow_agent_target.http.replies import Reply, check_holds_answer, json_reply
 from mlflow_agent_target.http.retry import is_not_ready, parse_retry_after, seconds_until_retry
@@ -103,27 +103,19 @@ class Transport:
         body, raw = yield from self._attempts("GET", url, None, replace(options, backoff=NO_RETRIES))
         return json_reply(body, raw)
 
-    def post(
-        self,
-        url: str,
-        payload: bytes,
-        options: RequestOptions,
-        started: float | None = None,
-        limits: TimeLimits | None = None,
-    ) -> Steps[Reply]:
+    def post(self, url: str, payload: bytes, options: RequestOptions, call: CallTime | None = None) -> Steps[Reply]:
         """POST JSON and wait for the whole answer.
 
         Args:
             url: Where to.
             payload: The JSON.
             options: How.
-            started: When the call began that this is a part of, by the clock; None for now.
-            limits: How long that call may take; None for what the options say.
+            call: The time of the call that this is a part of; None for one that begins now.
 
         Raises:
             AgentTargetError: The request failed; the subclass says how.
         """
-        body, raw = yield from self._attempts("POST", url, payload, options, started, limits)
+        body, raw = yield from self._attempts("POST", url, payload, options, call)
         check_holds_answer(body)
         return json_reply(body, raw)
 
@@ -137,15 +129,10 @@ class Transport:
         return json_reply(body, raw or b"{}")
 
     def open_stream(
-        self,
-        url: str,
-        payload: bytes,
-        options: RequestOptions,
-        started: float | None = None,
-        limits: TimeLimits | None = None,
+        self, url: str, payload: bytes, options: RequestOptions, call: CallTime | None = None
     ) -> Steps[Body]:
         """POST JSON and return the answer's body as it arrives. See `post`."""
-        body, _ = yield from self._attempts("POST", url, payload, options, started, limits, is_stream=True)
+        body, _ = yield from self._attempts("POST", url, payload, options, call, is_stream=True)
         check_holds_answer(body)
         return body
 
@@ -155,13 +142,11 @@ class Transport:
         url: str,
         payload: bytes | None,
         options: RequestOptions,
-        started: float | None = None,
-        limits: TimeLimits | None = None,
+        call: CallTime | None = None,
         is_stream: bool = False,
     ) -> Steps[tuple[Body, bytes]]:
         clock = self._clock
-        limits = limits or options.limits()
-        began = clock.monotonic() if started is None else started
+        limits, began = call or options.begin(clock.monotonic())
         counted_from = began
         facts = Facts(options.endpoint, self.base_url, attempts=0)
         logins: Mapping[str, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mlflow_agent_target.http.steps import Steps
 from mlflow_agent_target.target.settings import Backoff, TimeLimits
@@ -23,6 +23,13 @@ class Clock(Protocol):
 def _never() -> Steps[bool]:
     return False
     yield
+
+
+class CallTime(NamedTuple):
+    """How long a call may take, looking up what an endpoint serves included, and when it began (`time.monotonic`)."""
+
+    limits: TimeLimits
+    began: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class RequestOptions:
     exists: Callable[[], Steps[bool]] = field(default=_never, compare=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     backoff: Backoff | None = None
+
+    def begin(self, now: float) -> CallTime:
+        """Return the time of a call that begins now."""
+        return CallTime(self.limits(), now)
 
     def limits(self) -> TimeLimits:
         """Return the time limits of a call that is made now."""
