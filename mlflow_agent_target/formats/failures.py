@@ -33,6 +33,7 @@ def key_wanted(refusal: Any) -> str | None:
     return None
 
 
+_FAILS = ("response.failed", "response.cancelled")
 # Only what has one of these keys, or the type or the name of an error, can report one: most events don't.
 ERROR_KEYS = frozenset({"databricks_output", "error", "error_code", "output"})
 
@@ -45,14 +46,14 @@ def failure(message: dict[str, Any], event_name: str = "") -> Any:
         event_name: The event's own name, where the server frames with `event:` lines.
     """
     kind = message.get("type")
-    if event_name != "error" and kind not in ("error", "response.failed") and ERROR_KEYS.isdisjoint(message):
+    if event_name != "error" and kind not in ("error", *_FAILS) and ERROR_KEYS.isdisjoint(message):
         return None
     output = message.get("databricks_output")
     if isinstance(output, dict) and output.get("error"):
         return output["error"]
     if kind == "error" or event_name == "error":
         return message.get("error") or message
-    if kind == "response.failed":
+    if kind in _FAILS:
         response = message.get("response")
         return (response.get("error") if isinstance(response, dict) else None) or message
     if message.get("error"):
@@ -94,8 +95,8 @@ _REFUSAL = frozenset({"detail", "title", "status", "type", "instance"})
 
 def no_answer(answer: dict[str, Any]) -> str:
     """Return why a whole answer is none, by what it says itself; "" where it is one."""
-    if (reason := _NO_ANSWER.get(str(answer.get("status")))) and _tells_of_a_run(answer):
-        return f"its status is '{answer['status']}': {reason}"
+    if (reason := why_not(answer.get("status"))) and _tells_of_a_run(answer):
+        return reason
     said = {key for key, value in answer.items() if value is not None}
     if said <= _BESIDE:
         return "it holds nothing that an agent says"
@@ -104,6 +105,14 @@ def no_answer(answer: dict[str, Any]) -> str:
     return ""
 
 
+def why_not(status: Any) -> str:
+    """Return why there is no answer, by a run's status; "" where that does not say so."""
+    reason = _NO_ANSWER.get(status) if isinstance(status, str) else None
+    return f"its status is '{status}': {reason}" if reason else ""
+
+
 def _tells_of_a_run(answer: dict[str, Any]) -> bool:
     """Return whether the status of an answer is its own, and not a word of a custom model about something else."""
+    if answer.keys() & {"predictions", "choices", "messages", "content", "final_response"}:
+        return False
     return answer.keys() <= _BESIDE | _REFUSAL | {"message"} or "output" in answer or isinstance(answer.get("id"), str)

@@ -96,6 +96,10 @@ class Interface(ABC):
         """Return whether something of the answer is still to come though an event has ended it."""
         return False
 
+    def no_answer(self) -> str:
+        """Return why an answer that has ended is none, if an event said so; else ""."""
+        return ""
+
     @abstractmethod
     def answer(self) -> Answer:
         """Return what has arrived so far, in the shape of a whole answer."""

@@ -208,7 +208,7 @@ class Output:
             self._ended.add(index)
             return draft, assistant_text(item)
         said = "".join([draft.said() for draft in drafts])
-        left_over = _without_start("".join([draft.text() for draft in drafts]), full) if full else ""
+        left_over = rest("".join([draft.text() for draft in drafts]), full) if full else ""
         draft = self._joined(drafts)
         del self._unfinished[id(draft)]
         for key in [key for key, latest in self._latest.items() if latest is draft]:
@@ -296,7 +296,3 @@ def _known(event: dict[str, Any]) -> dict[str, Any]:
 
 def _number(index: Any) -> int | None:
     return index if isinstance(index, int) else None
-
-
-def _without_start(text: str, start: str) -> str:
-    return text[len(start) :] if text.startswith(start) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_agent_target.formats.drafts import PIECES, assistant_text, is_item
-from mlflow_agent_target.formats.failures import ERROR_KEYS
+from mlflow_agent_target.formats.failures import ERROR_KEYS, why_not
 from mlflow_agent_target.formats.growing_text import LONG_PIECE, PIECES_APART
 from mlflow_agent_target.formats.interface import Answer, Event, Interface
 from mlflow_agent_target.formats.output import Output
@@ -120,6 +120,9 @@ class ResponsesAgent(Interface):
         if isinstance(usage := response.get("usage"), dict):
             self._extras["usage"] = sum_usage(self._extras.get("usage"), usage)
         return self._output.end_response(response.get("output"))
+
+    def no_answer(self) -> str:
+        return why_not(self._extras.get("status"))
 
     def answer(self) -> Answer:
         usage = {} if self._usage is None else {"usage": self._usage}

@@ -228,6 +228,8 @@ class EventReader:
 
     def _end(self) -> None:
         if self._interface is not None:
+            if reason := self._interface.no_answer():
+                raise self.interrupted(f"ended without an answer: {reason}")
             self.late_text = self._interface.late_text()
 
     def _so_far(self) -> dict[str, Any] | None:
