@@ -36,7 +36,7 @@ DOORS = {
     "target": {"uri", "settings", "login", "names", "addresses", "asking", "sdk"},
     "http": {"exchange", "options", "steps", "retry", "statuses"},
     "formats": {
-        *("inputs", "conversion", "answers", "failures", "pieces"),
+        *("inputs", "conversion", "answers", "failures", "pieces", "growing_text"),
         *("interface", "registry", "responses", "chat_agent", "chat_completions"),
     },
     "streams": {"stream"},

@@ -107,9 +107,9 @@ def manage(
             raise
         raise explained from error
     value = reply.value
-    if isinstance(value, list):  # tags may come bare
-        value = {(part or "endpoints").replace("-", "_"): value}
-    return _described(value, url)
+    if isinstance(value, list) and (part == "tags" or (name is None and method == "GET")):
+        value = {part or "endpoints": value}  # they may come bare
+    return _described({} if value is None and method != "GET" else value, url)
 
 
 def list_endpoints(transport: Transport, options: RequestOptions) -> Steps[list[ServingEndpoint]]:
@@ -120,11 +120,11 @@ def list_endpoints(transport: Transport, options: RequestOptions) -> Steps[list[
 
 
 def _described(value: Any, url: str) -> ServingEndpoint:
-    if value is not None and not isinstance(value, dict):
+    if not isinstance(value, dict):
         raise InvalidResponseError(
             f"{url} answered {value!r:.50}, which describes no endpoints.", status_code=200, body=value
         )
-    return ServingEndpoint(value or {})
+    return ServingEndpoint(value)
 
 
 def _explained(error: AgentTargetError, call: str, changes: bool) -> AgentTargetError:

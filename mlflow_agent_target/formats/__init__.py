@@ -2,8 +2,11 @@
 
 From the bottom up:
     failures.py          a failure that an answer or event reports; the key that a refusal asks for
+    growing_text.py      a text that grows piece by piece
     pieces.py            chat messages and their deltas, added up
-    drafts.py            output items of which only pieces have come
+    drafts.py            an output item, as far as it has come
+    output.py            all output items of a stream, added up
+    repeats.py           events that a server sends again
     interface.py         what an interface is
     responses.py         ResponsesAgent
     chat_agent.py        ChatAgent

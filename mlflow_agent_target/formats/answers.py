@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
+import shutil
+import threading
 from pathlib import Path
 from typing import Any, TextIO
 
 from mlflow_agent_target.errors import AgentError, InvalidResponseError
 from mlflow_agent_target.facts import Facts
-from mlflow_agent_target.formats.failures import failure
+from mlflow_agent_target.formats.failures import failure, no_answer
 from mlflow_agent_target.formats.registry import interface_of_answer
 from mlflow_agent_target.text import server_reason
+
+# Under these keys answers in no interface have their text.
+_LOOSE_KEYS = ("predictions", "final_response", "content", "output")
+# Halves of surrogate pairs, which UTF-8 can't say. JSON can, by their numbers.
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 class AgentResponse(dict[str, Any]):
@@ -50,7 +60,8 @@ class AgentResponse(dict[str, Any]):
         usage = self.get("usage")
         if not isinstance(usage, dict):
             return None
-        counts = {key: value for key, value in usage.items() if isinstance(value, int)}
+        # Some servers count in floats.
+        counts = {k: int(v) for k, v in usage.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         given = counts.get("input_tokens", counts.get("prompt_tokens", 0))
         made = counts.get("output_tokens", counts.get("completion_tokens", 0))
         total = counts.get("total_tokens") or given + made
@@ -96,14 +107,31 @@ class AgentResponse(dict[str, Any]):
         Args:
             path_or_buf: A file's path or an open text file; None to return the text.
         """
-        text = json.dumps(self, ensure_ascii=False)
+        text = _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(self, ensure_ascii=False))
         if path_or_buf is None:
             return text
         if isinstance(path_or_buf, (str, Path)):
-            Path(path_or_buf).write_text(text, encoding="utf-8")
+            _write(Path(path_or_buf), text)
         else:
             path_or_buf.write(text)
         return None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is whole at any time: what was there stays until the new text is written."""
+    if path.exists() and not path.is_file():  # a pipe, or the terminal
+        path.write_text(text, encoding="utf-8")
+        return
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _restore_response(answer: dict[str, Any], request_id: str | None) -> AgentResponse:
@@ -111,7 +139,7 @@ def _restore_response(answer: dict[str, Any], request_id: str | None) -> AgentRe
 
 
 def _loose_text(answer: Any) -> str:
-    """Return the text of answers in no interface: `predictions`, `content`, `final_response`, text, lists of these."""
+    """Return the text of answers in no interface: text under one of a few keys, bare, or lists of these."""
     if isinstance(answer, str):
         return answer
     if isinstance(answer, list):
@@ -120,7 +148,7 @@ def _loose_text(answer: Any) -> str:
         return ""
     if interface := interface_of_answer(answer):
         return interface.text(answer)
-    return next((_loose_text(answer[k]) for k in ("predictions", "final_response", "content") if k in answer), "")
+    return next((_loose_text(answer[key]) for key in _LOOSE_KEYS if key in answer), "")
 
 
 def whole_answer(value: Any, facts: Facts) -> AgentResponse:
@@ -145,4 +173,9 @@ def whole_answer(value: Any, facts: Facts) -> AgentResponse:
         facts.request_id = response.request_id
         message = f"{facts.server}: the agent failed: {server_reason(facts.redacted(error))}"
         raise facts.error(AgentError, message, body=value)
+    if reason := no_answer(value):
+        facts.request_id = response.request_id
+        failed = value.get("status") in ("failed", "error")
+        message = f"{facts.server} answered {facts.status}, but that is no answer: {facts.redacted(reason)}."
+        raise facts.error(AgentError if failed else InvalidResponseError, message, body=value)
     return response

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_agent_target.formats.interface import Answer, Event, Interface
-from mlflow_agent_target.formats.pieces import content_text, dicts, finished, function_calls, keep, merge_delta
+from mlflow_agent_target.formats.pieces import (
+    content_text,
+    dicts,
+    finished,
+    function_calls,
+    is_reason,
+    keep,
+    merge_delta,
+    role,
+)
 
 
 class ChatAgent(Interface):
@@ -27,7 +36,7 @@ class ChatAgent(Interface):
     @staticmethod
     def text(answer: Answer) -> str:
         messages = dicts(answer.get("messages"))
-        return "".join(content_text(m.get("content")) for m in messages if m.get("role", "assistant") == "assistant")
+        return "".join(content_text(m.get("content")) for m in messages if role(m, "assistant") == "assistant")
 
     @staticmethod
     def tool_calls(answer: Answer) -> list[dict[str, Any]]:
@@ -39,7 +48,7 @@ class ChatAgent(Interface):
 
     @staticmethod
     def ends(event: Event) -> bool | None:
-        if isinstance(event.get("finish_reason"), str):
+        if is_reason(event.get("finish_reason")):
             return True
         return False if isinstance(event.get("delta"), dict) else None
 
@@ -57,7 +66,7 @@ class ChatAgent(Interface):
             message = self._current[self._last_id] = {}
             self._messages.append(message)
         merge_delta(message, delta)
-        return content_text(delta.get("content")) if message.get("role", "assistant") == "assistant" else ""
+        return content_text(delta.get("content")) if role(message, "assistant") == "assistant" else ""
 
     def answer(self) -> Answer:
         return {"messages": finished(self._messages), **self._extras}

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_agent_target.formats.interface import Answer, Event, Interface
-from mlflow_agent_target.formats.pieces import content_text, dicts, finished, function_calls, keep, merge_delta, rest
+from mlflow_agent_target.formats.pieces import (
+    content_text,
+    dicts,
+    finished,
+    function_calls,
+    is_reason,
+    keep,
+    merge_delta,
+    rest,
+)
 
 
 class ChatCompletions(Interface):
@@ -39,7 +48,7 @@ class ChatCompletions(Interface):
     def ends(event: Event) -> bool | None:
         # A chunk without choices tells the usage. It may come after the end.
         choices = dicts(event.get("choices"))
-        return all(isinstance(choice.get("finish_reason"), str) for choice in choices) if choices else None
+        return all(is_reason(choice.get("finish_reason")) for choice in choices) if choices else None
 
     def add(self, event: Event) -> str:
         keep(self._extras, event, [key for key in event if key not in ("choices", "object")])
@@ -59,14 +68,23 @@ class ChatCompletions(Interface):
                 known["message"] = {"role": "assistant"}
                 merge_delta(known["message"], message)
                 added += rest(content_text(message.get("content")), said)
-            if index == min(self._choices):
+            if index == 0:
                 text += added
             for key, value in choice.items():
                 if key == "logprobs" and isinstance(value, dict) and isinstance(known.setdefault(key, {}), dict):
                     merge_delta(known[key], value)
+                elif key == "finish_reason":
+                    known[key] = value if is_reason(value) else known[key]
                 elif key not in ("index", "delta", "message") and value is not None:
                     known[key] = value
         return text
+
+    def late_text(self) -> str:
+        # The text is the first choice's. That the others are no later ones shows at the end.
+        return "" if 0 in self._choices else self.text(self.answer())
+
+    def is_unfinished(self) -> bool:
+        return any(choice["finish_reason"] is None for choice in self._choices.values())
 
     def answer(self) -> Answer:
         choices = [choice for _, choice in sorted(self._choices.items())]

@@ -1,10 +1,11 @@
-"""Output items of the Responses format: drafts, of which only pieces have come, and what whole items say. Pure."""
+"""Output items of the Responses format, as far as they have come, and what whole items say. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlflow_agent_target.formats.pieces import LONG_PIECE, PIECES_APART, GrowingText, content_text, dicts, rest
+from mlflow_agent_target.formats.growing_text import GrowingText
+from mlflow_agent_target.formats.pieces import content_text, dicts, role
 
 # The events that bring pieces, without their last word (`delta` or `done`). For each: the type of the item and of the
 # part that its text belongs to, and the event's keys for the whole text and for the number of the part.
@@ -17,144 +18,130 @@ PIECES = {
 }
 # How the types of output items end.
 _ITEM_TYPES = ("message", "reasoning", "_call", "_output", "_request", "_response", "mcp_list_tools")
-# Is equal to no id that an event may have, null among them.
-_NO_ITEM = object()
 
 
-class _Draft:
-    """An item of which only pieces have come: the texts of its parts, and what else is known of it."""
+class Draft:
+    """An item, whole or of which only pieces have come: the texts of its parts, and what else is known of it.
 
-    def __init__(self, kind: str, item: dict[str, Any]) -> None:
-        self.kind = kind
+    Attributes:
+        kind: Its type.
+        item: The whole item, or what is known of it.
+        index: Its number in its inner response; None where that was not said.
+        is_whole: Whether it has come whole.
+        is_open: Whether pieces are known by its id or number alone. If not, its inner response has ended.
+        is_shown: Whether it is a part of the answer. Text that an item which came whole left out is not, but may be
+            that of an item which comes later.
+    """
+
+    def __init__(self, item: dict[str, Any], index: int | None = None, is_whole: bool = False) -> None:
+        self.kind: Any = item.get("type", "message")
         self.item = item
+        self.index = index
+        self.is_whole = is_whole
+        self.is_open = self.is_shown = True
         self._texts: dict[tuple[str, Any], GrowingText] = {}
 
-    def text(self, part: str, index: Any = None) -> GrowingText:
+    @property
+    def has_text(self) -> bool:
+        """Whether a piece has come."""
+        return bool(self._texts)
+
+    def part(self, part: str, index: Any = None) -> GrowingText:
         """Return the growing text of a part, by the part's type and number."""
         key = (part, index if isinstance(index, int) else 0)
         if (buffer := self._texts.get(key)) is None:
             buffer = self._texts[key] = GrowingText()
         return buffer
 
-    def put(self, text: str, part: str, index: Any) -> str:
-        """Set the whole text of a part, and return what its pieces had not said yet."""
-        said = self.text(part, index).whole()
+    def put(self, text: str, part: str, index: Any = None) -> None:
+        """Set the whole text of a part."""
         self._texts[part, index if isinstance(index, int) else 0] = GrowingText(text)
-        return rest(text, said)
 
-    def has_id_of(self, item: dict[str, Any]) -> bool:
-        """Return whether a whole item has the same id. That proves little: different items may share a placeholder."""
-        if (call_id := self.item.get("call_id")) and item.get("call_id"):
-            return bool(call_id == item["call_id"])
-        return as_id(self.item.get("id")) == as_id(item.get("id"))
+    def end(self, item: dict[str, Any]) -> None:
+        """Put the whole item in place of its pieces."""
+        self.item = item
+        self.is_whole = self.is_shown = True
+        self._texts = {}
 
-    def has_text_of(self, item: dict[str, Any]) -> bool:
-        """Return whether one of the two texts, this draft's and a whole item's, begins with the other.
+    def drop(self) -> None:
+        """Forget what has come of it: it is another draft's."""
+        self.is_shown = False
+        self._texts = {}
 
-        The ids may differ all the same: some servers give pieces other ids than the item.
+    def is_as_empty_as(self, other: Draft) -> bool:
+        """Return whether two items have begun under the same names, with nothing to tell them apart."""
+        return (self.kind, self.index, self.item.get("id"), self.item.get("call_id"), False, other.is_open) == (
+            (other.kind, other.index, other.item.get("id"), other.item.get("call_id"), other.has_text, True)
+        )
+
+    def text(self) -> str:
+        """Return what its pieces add up to."""
+        return "".join([text for _, text in self._parts()])
+
+    def said(self) -> str:
+        """Return what of its pieces is the assistant's text."""
+        return "".join([text for part, text in self._parts() if part == "output_text"])
+
+    def likeness(self, item: dict[str, Any], full: str, index: int | None) -> int:
+        """Return how much speaks for it that this is the draft of a whole item; 0 for nothing.
+
+        An id alone proves little: different items may share a placeholder, and some servers give the pieces of an item
+        other ids than the item. What both say counts more.
+
+        Args:
+            item: The item.
+            full: Its text, as `item_text` gives it.
+            index: Its number, where it was said.
         """
-        said, full = item_text(self.as_item()).strip(), item_text(item).strip()
-        return bool(said and full) and (full.startswith(said) or said.startswith(full))
+        if (ours := self.item.get("call_id")) and (theirs := item.get("call_id")):
+            return 9 if ours == theirs else 0
+        same_index = index is not None and index == self.index
+        other_index = index is not None and self.index is not None and not same_index
+        same_id = as_id(self.item.get("id")) == as_id(item.get("id"))
+        if self._texts and self._says_the_same(full, same_id):
+            if other_index:
+                return 2 if same_id or self.text() == full else 0
+            return 8 if same_index else 7 if same_id else 6
+        if not self.is_open or other_index:
+            return 0
+        return 5 if same_index else 4 if same_id else 0 if self._texts else 1
+
+    def _says_the_same(self, full: str, same_id: bool) -> bool:
+        text = self.text()
+        if text == full:
+            return True
+        said, wanted = text.strip(), full.strip()
+        if not said or not wanted:
+            return False
+        return said.startswith(wanted) or (wanted.startswith(said) and (self.is_open or same_id))
 
     def as_item(self) -> dict[str, Any]:
         """Return what has come of it, as an item."""
-        texts = [(part, buffer.whole()) for (part, _), buffer in list(self._texts.items())]
+        if self.is_whole:
+            return self.item
+        texts = self._parts()
         if self.kind == "function_call":
             return {**self.item, "arguments": "".join(text for _, text in texts) or self.item.get("arguments") or ""}
         if self.kind == "reasoning":
             return {**self.item, "summary": [{"type": part, "text": text} for part, text in texts]}
+        if self.kind != "message":
+            return self.item
         content = [
             {"type": part, "refusal": text} if part == "refusal" else {"type": part, "text": text, "annotations": []}
             for part, text in texts
         ]
         return {**self.item, "role": "assistant", "content": content}
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it says anything yet."""
+        if self.is_whole or self.kind not in ("message", "reasoning"):
+            return self.is_shown
+        return self.is_shown and self.text() != ""
 
-class Drafts:
-    """All drafts of a stream. A draft ends when its item comes whole, which repeats the text."""
-
-    def __init__(self) -> None:
-        self._drafts: dict[int, _Draft] = {}
-        self._latest: dict[tuple[str, str], _Draft] = {}
-        # The part that the last piece of a message's text went to, by the item's id and the part's number.
-        self._open_item: Any = _NO_ITEM
-        self._open_part: Any = None
-        self._text = GrowingText()
-
-    def write(self, event: dict[str, Any], text: str) -> None:
-        """Add a piece of a message's text. Most events bring one, to the same part as the event before."""
-        item_id, index = event.get("item_id"), event.get("content_index")
-        if item_id != self._open_item or index != self._open_part:
-            self._text = self.get("message", item_id).text("output_text", index)
-            self._open_item, self._open_part = item_id, index
-        pieces = self._text.pieces
-        pieces.append(text)
-        if len(pieces) >= PIECES_APART or len(text) >= LONG_PIECE:
-            self._text.join()
-
-    def _close(self) -> None:
-        self._open_item = _NO_ITEM
-        self._text = GrowingText()  # a text that a whole item has brought again must not be kept here, too
-
-    def get(self, kind: str, item_id: Any) -> _Draft:
-        """Return the draft that a piece belongs to."""
-        key = (kind, as_id(item_id))
-        return self._latest.get(key) or self.start({"type": kind, **({"id": item_id} if key[1] else {})})
-
-    def start(self, item: dict[str, Any]) -> _Draft:
-        """Begin a draft with what is known of its item."""
-        draft = _Draft(item["type"], dict(item))
-        self._close()
-        self._drafts[id(draft)] = self._latest[draft.kind, as_id(item.get("id"))] = draft
-        return draft
-
-    def add_piece(self, name: str, step: str, event: dict[str, Any]) -> str:
-        """Add a `delta` or `done` event of `PIECES` and return the assistant's text that it adds."""
-        kind, part, key, index = PIECES[name]
-        value = event.get("delta" if step == "delta" else key)
-        if not isinstance(value, str):
-            return ""
-        draft = self.get(kind, event.get("item_id"))
-        draft.item.update({k: event[k] for k in ("call_id", "name") if event.get(k) is not None})
-        if step == "done":
-            value = draft.put(value, part, event.get(index))
-            self._close()
-        else:
-            draft.text(part, event.get(index)).write(value)
-        return value if part == "output_text" else ""
-
-    def take(self, item: dict[str, Any]) -> str:
-        """End the draft of an item that has come whole, and return the assistant's text that its pieces have said.
-
-        Where several drafts could be meant, one that says the same counts more than one that only has the same id.
-        """
-        ours = [draft for draft in self._drafts.values() if draft.kind == item.get("type", "message")]
-        by_id = [draft for draft in ours if draft.has_id_of(item)]
-        same = next(
-            (draft for drafts in (by_id, ours) for draft in drafts if draft.has_text_of(item)),
-            by_id[0] if by_id else None,
-        )
-        if same is None:
-            return ""
-        del self._drafts[id(same)]
-        self._close()
-        key = (same.kind, as_id(same.item.get("id")))
-        if self._latest.get(key) is same:
-            del self._latest[key]
-        return assistant_text(same.as_item())
-
-    def items(self) -> list[dict[str, Any]]:
-        """Return the drafts as items, in the order in which they began."""
+    def _parts(self) -> list[tuple[str, str]]:
         # A copy of the list: another thread may close the stream, and ask for this, while one still adds to it.
-        return [draft.as_item() for draft in list(self._drafts.values())]
-
-    def take_all(self) -> list[dict[str, Any]]:
-        """End all drafts, and return them as items."""
-        items = self.items()
-        self._drafts.clear()
-        self._latest.clear()
-        self._close()
-        return items
+        return [(part, buffer.whole()) for (part, _), buffer in list(self._texts.items())]
 
 
 def item_text(item: dict[str, Any]) -> str:
@@ -187,6 +174,12 @@ def same_content(known: dict[str, Any], item: dict[str, Any]) -> bool:
     return by_call or by_text or known == item
 
 
+def same_again(known: dict[str, Any], item: dict[str, Any]) -> bool:
+    """Return whether two items of different inner responses are the same."""
+    call_id = item.get("call_id")
+    return known == item or (bool(call_id) and (known.get("type"), known.get("call_id")) == (item.get("type"), call_id))
+
+
 def same_id(known: dict[str, Any], item: dict[str, Any]) -> bool:
     """Return whether two items of one inner response are the same, by their ids."""
     return known.get("type") == item.get("type") and bool(as_id(item.get("id"))) and known.get("id") == item["id"]
@@ -200,6 +193,7 @@ def same_kind(known: dict[str, Any], item: dict[str, Any]) -> bool:
 
 def assistant_text(item: Any) -> str:
     """Return the text of an item that is an assistant's message; "" for all others."""
-    if not isinstance(item, dict) or item.get("type", "message") != "message" or item.get("role") != "assistant":
+    if not isinstance(item, dict) or role(item) != "assistant":
         return ""
-    return content_text(item.get("content"))
+    is_message = "role" not in item or item.get("type") in (None, "message")
+    return content_text(item.get("content")) if is_message else ""

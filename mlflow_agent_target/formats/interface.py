@@ -88,8 +88,16 @@ class Interface(ABC):
     def add(self, event: Event) -> str:
         """Add an event, and return the text that is new with it."""
 
-    def cut_short(self) -> str:
-        """Return the reason, if an event gave one, why an answer that has ended is incomplete; else ""."""
+    def late_text(self) -> str:
+        """Return text of an answer that has ended which no event has brought as new."""
+        return ""
+
+    def is_unfinished(self) -> bool:
+        """Return whether something of the answer is still to come though an event has ended it."""
+        return False
+
+    def no_answer(self) -> str:
+        """Return why an answer that has ended is none, if an event said so; else ""."""
         return ""
 
     @abstractmethod

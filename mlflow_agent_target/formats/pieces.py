@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from mlflow_agent_target.formats.growing_text import GrowingText, is_half
+
 # Keys of a delta that are said of the whole message. Under all other keys, texts and lists are pieces to be added up.
-_SAID_ONCE = frozenset({"role", "id", "name", "tool_call_id", "type", "index"})
-# The pieces of a growing text are joined when there are this many, or when one is this long.
-PIECES_APART = 256
-LONG_PIECE = 4096
-# Blocks are not added to the text before they have this many characters, however short the text is.
-_LONG_BLOCK = 65_536
+_SAID_ONCE = frozenset({"role", "id", "name", "tool_call_id", "type", "index", "signature"})
+# Keys of a delta whose value is a dict of pieces. Under all other keys, a dict is a value.
+_PIECEWISE = frozenset({"function_call", "audio"})
+# Keys of a content part that hold its text.
+_TEXTS = ("text", "summary", "thinking")
+# Where a message has a type in place of a role, as LangChain writes it.
+_ROLES = {"ai": "assistant", "AIMessageChunk": "assistant", "human": "user", "system": "system", "tool": "tool"}
+# Keys of an answer that a last chunk may leave empty.
+_NEVER_EMPTY = ("usage", "created")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -32,12 +38,28 @@ def content_text(content: Any) -> str:
     """Return the text of a message's content, which is a string or a list of parts; parts without text are left out."""
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in dicts(content) if isinstance(part.get("text"), str))
+    texts = [part.get("text") if isinstance(part, dict) else part for part in as_list(content)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def role(message: dict[str, Any], default: str = "") -> Any:
+    """Return who says a message."""
+    if (said := message.get("role")) is not None:
+        return said
+    kind = message.get("type")
+    return _ROLES.get(kind, default) if isinstance(kind, str) else default
 
 
 def rest(text: str, said: str) -> str:
     """Return what follows `said` in `text`; "" where `text` does not begin with it."""
+    if is_half(said[-1:]):  # of a character, which is whole in `text`
+        said = said[:-1]
     return text[len(said) :] if text.startswith(said) else ""
+
+
+def is_reason(finish_reason: Any) -> bool:
+    """Return whether a chunk's `finish_reason` is one: some servers say "" or "null" for none."""
+    return isinstance(finish_reason, str) and finish_reason.lower() not in ("", "null", "none")
 
 
 def function_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -45,16 +67,29 @@ def function_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
     calls = []
     for call in dicts(message.get("tool_calls")):
         function = call.get("function")
-        function = function if isinstance(function, dict) else {}
-        calls.append(
-            {
-                "type": "function_call",
-                "call_id": call.get("id"),
-                "name": function.get("name"),
-                "arguments": function.get("arguments"),
-            }
-        )
+        if isinstance(function, dict) or "args" not in call:
+            calls.append(_function_call(call.get("id"), function if isinstance(function, dict) else {}))
+        else:
+            # As LangChain writes it.
+            calls.append(
+                _function_call(call.get("id"), {"name": call.get("name"), "arguments": _as_text(call["args"])})
+            )
+    if isinstance(older := message.get("function_call"), dict):
+        calls.append(_function_call(None, older))
     return calls
+
+
+def _function_call(call_id: Any, function: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "function_call",
+        "call_id": call_id,
+        "name": function.get("name"),
+        "arguments": function.get("arguments"),
+    }
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
@@ -69,7 +104,11 @@ def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
         if key == "tool_calls":
             message[key] = _merge_calls(as_list(known), dicts(value))
         elif key in _SAID_ONCE:
-            message[key] = value
+            if value != "" or key not in message:
+                message[key] = value
+        elif key in _PIECEWISE and isinstance(value, dict):
+            message[key] = known if isinstance(known, dict) else {}
+            merge_delta(message[key], value)
         elif isinstance(value, str):
             if isinstance(known, GrowingText):
                 known.write(value)
@@ -84,67 +123,6 @@ def merge_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
             _merge_parts(parts, value)
         else:
             message[key] = value
-
-
-class GrowingText:
-    """A text that grows piece by piece and takes little more memory than its characters need.
-
-    A list of all pieces would hold a small string for each, ten times as large as its text. Adding each piece to one
-    long string might copy that string each time. So the last few pieces wait in a list, are joined to a block, and the
-    blocks are added to the text when together they are a sixteenth of it.
-
-    One thread adds pieces. Any thread, or a signal handler, may ask for the whole text meanwhile.
-    """
-
-    def __init__(self, text: str = "") -> None:
-        self.pieces: list[str] = []
-        """The last pieces. `write` adds one; whoever does so here, to save the call, calls `join` as `write` does."""
-        # The whole text is `_text`, then `_blocks`, then `pieces`. Text moves from one to another in lines that hold no
-        # call and no loop. CPython switches threads and runs signal handlers only at calls and loops, so nobody sees
-        # text twice or not at all. `_changes` counts the moves: who finds it changed has been overtaken.
-        self._text = text
-        self._blocks: list[str] = []
-        self._size_of_blocks = 0
-        self._changes = 0
-
-    def write(self, piece: str) -> None:
-        """Add a piece."""
-        self.pieces.append(piece)
-        if len(self.pieces) >= PIECES_APART or len(piece) >= LONG_PIECE:
-            self.join()
-
-    def join(self) -> None:
-        """Make one string of the pieces."""
-        changes, count = self._changes, len(self.pieces)
-        block = "".join(self.pieces[:count])
-        size = len(block)
-        if self._changes == changes:
-            self._changes = changes + 1
-            self._blocks += [block]
-            self._size_of_blocks += size
-            del self.pieces[:count]
-        if self._size_of_blocks > max(_LONG_BLOCK, len(self._text) // 16):
-            self._join_all()
-
-    def _join_all(self) -> None:
-        changes, blocks, pieces = self._changes, len(self._blocks), len(self.pieces)
-        more = "".join([*self._blocks[:blocks], *self.pieces[:pieces]])
-        if self._changes == changes:
-            self._changes = changes + 1
-            # CPython extends a string in place, without a second copy, if one local variable alone refers to it.
-            text = self._text
-            self._text = ""
-            text += more
-            self._text = text
-            self._size_of_blocks = 0
-            del self._blocks[:blocks]
-            del self.pieces[:pieces]
-
-    def whole(self) -> str:
-        """Return the whole text, as the one string that is kept."""
-        if self._blocks or self.pieces:
-            self._join_all()
-        return "".join([self._text, *self._blocks, *self.pieces])
 
 
 def finished(value: Any) -> Any:
@@ -182,8 +160,27 @@ def _merge_parts(known: list[Any], new: list[Any]) -> None:
 
 
 def _goes_on(last: dict[str, Any], part: dict[str, Any]) -> bool:
-    same_kind = "type" in part and part["type"] == last.get("type") and part.keys() <= last.keys()
-    return same_kind and not {"text", "summary"}.isdisjoint(part)
+    said = {key for key, value in part.items() if value is not None}
+    if part.get("type") is None or part["type"] != last.get("type") or said.isdisjoint((*_TEXTS, "signature")):
+        return False
+    if not said - {"signature"} <= last.keys():
+        return False
+    if any(key in said and part[key] != last.get(key) for key in ("index", "id")):
+        return False
+    # A signature ends a block of reasoning.
+    return not _signature(last) or not (_signature(part) or any(_has_text(part.get(key)) for key in _TEXTS))
+
+
+def _signature(part: dict[str, Any]) -> Any:
+    """Return the signature of a block of reasoning, which may stand in its last summary."""
+    summaries = dicts(part.get("summary"))
+    return part.get("signature") or (summaries[-1].get("signature") if summaries else None)
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_has_text(item) for item in value)
+    return any(_has_text(value.get(key)) for key in _TEXTS) if isinstance(value, dict) else bool(value)
 
 
 def _merge_calls(calls: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -191,7 +188,7 @@ def _merge_calls(calls: list[dict[str, Any]], new: list[dict[str, Any]]) -> list
     for piece in new:
         index, call_id = piece.get("index"), piece.get("id") or None
         if index is None and call_id is None:
-            same = calls[-1] if calls else None
+            same = calls[-1] if calls and not _is_another(calls[-1], piece) else None
         elif index is None:
             same = next((c for c in calls if c.get("id") == call_id), None)
         else:
@@ -199,6 +196,8 @@ def _merge_calls(calls: list[dict[str, Any]], new: list[dict[str, Any]]) -> list
             same = next((c for c in reversed(calls) if c.get("index") == index), None)
             if same is not None and call_id and same.get("id") not in (None, call_id):
                 same = next((c for c in calls if c.get("id") == call_id), None)
+            elif same is not None and not call_id and _is_another(same, piece):
+                same = None
         if same is None:
             same = {}
             calls.append(same)
@@ -208,6 +207,26 @@ def _merge_calls(calls: list[dict[str, Any]], new: list[dict[str, Any]]) -> list
             elif value is not None and (key != "id" or value):
                 same[key] = value
     return calls
+
+
+def _is_another(call: dict[str, Any], piece: dict[str, Any]) -> bool:
+    """Return whether a piece without an id begins another call: it names a function when the call's is complete."""
+    known, new = call.get("function"), piece.get("function")
+    if not isinstance(known, dict) or not isinstance(new, dict) or not new.get("name") or not known.get("name"):
+        return False
+    said, more = finished(known.get("arguments")), new.get("arguments")
+    if new["name"] != known["name"]:
+        return bool(said)
+    # Some servers name the function with every piece.
+    return isinstance(said, str) and isinstance(more, str) and more.lstrip().startswith("{") and _is_json(said)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _merge_function(call: dict[str, Any], piece: dict[str, Any]) -> None:
@@ -232,7 +251,7 @@ def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:
     for key in known.keys() & new.keys():
         if isinstance(known[key], dict) and isinstance(new[key], dict):
             total[key] = sum_usage(known[key], new[key])
-        elif isinstance(known[key], int) and isinstance(new[key], int):
+        elif isinstance(known[key], (int, float)) and isinstance(new[key], (int, float)):
             total[key] = known[key] + new[key]
         elif new[key] is None:
             total[key] = known[key]
@@ -240,10 +259,12 @@ def sum_usage(known: Any, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep(extras: dict[str, Any], event: dict[str, Any], keys: list[str]) -> None:
-    """Put an event's values for `keys` into `extras`, over those of earlier events; nulls are left out."""
+    """Put an event's values for `keys` into `extras`, over those of earlier events; what says nothing is left out."""
     for key in keys:
         value = event.get(key)
-        if value is None:
+        if value is None or (key in extras and (value == "" or (not value and key in _NEVER_EMPTY))):
+            continue
+        if key == "finish_reason" and not is_reason(value):
             continue
         if key == "databricks_output" and isinstance(value, dict):
             known = extras.get(key)

@@ -42,7 +42,10 @@ def _flat(tool: Any, where: str, interface: type[Interface]) -> _Dict:
         return tool
     if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
         raise interface.mismatch(f"{where} (not a function)")
-    return {**without(tool, ("function",)), **tool["function"]}
+    flat = without(tool, ("function",))
+    if taken := [key for key, value in tool["function"].items() if flat.get(key, value) != value]:
+        raise interface.mismatch(f"{where}.{taken[0]} beside {where}.function.{taken[0]}")
+    return {**flat, **tool["function"]}
 
 
 def _nested(tool: Any, where: str, interface: type[Interface]) -> _Dict:

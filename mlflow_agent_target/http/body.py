@@ -32,6 +32,7 @@ class Body:
         content_type: Its content type, without parameters.
         charset: The charset that the content type names, where it is another one than UTF-8; None otherwise.
         facts: What is known of the exchange.
+        ends_by_itself: Whether its end proves that it is whole: it doesn't where it ends because the connection does.
         waited: Seconds that had gone, of those that the attempt may take, when the head was there.
 
     Args:
@@ -52,6 +53,7 @@ class Body:
         self._answer: Answer | None = None
         if isinstance(answer, Answer):
             self.status = answer.status
+            self.ends_by_itself = answer.ends_by_itself
             self._answer = answer
             self._read1: Callable[[int], bytes] = answer.read1
             if answer.headers.get("content-encoding", "identity") == "identity":
@@ -59,6 +61,7 @@ class Body:
             raw = urllib3.HTTPResponse(answer, answer.headers, preload_content=False)  # type: ignore[arg-type]
         else:
             self.status = answer.status_code
+            self.ends_by_itself = True
             raw = answer.raw
         # read1 gives what has arrived; requests' own iterators wait for a full buffer where a body is not chunked.
         self._read1 = lambda size: raw.read1(size, decode_content=True)

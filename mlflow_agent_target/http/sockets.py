@@ -192,6 +192,7 @@ class Answer:
     Attributes:
         status: The HTTP status.
         headers: The headers, their names in lower case.
+        ends_by_itself: Whether the head says where the body ends, or the body does.
     """
 
     # What urllib3's decoder of compressed bodies asks of a file.
@@ -210,6 +211,7 @@ class Answer:
         self._chunks = Chunks() if head.is_chunked else None
         # Bytes that are still to come; -1 for as many as come until the connection is closed.
         self._left = -1 if head.is_chunked or head.length is None else head.length
+        self.ends_by_itself = head.is_chunked or self._left >= 0
         if self._left == 0:
             self._end()
 

@@ -19,6 +19,7 @@ from mlflow_agent_target.errors import (
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
 from mlflow_agent_target.formats.failures import failure
+from mlflow_agent_target.formats.growing_text import is_half, with_pairs_joined
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.pieces import keep
 from mlflow_agent_target.formats.registry import interface_of_event
@@ -44,19 +45,25 @@ class EventReader:
         is_marked: Whether that is so for an end marker, behind which the body may go on.
         error: What it ended in, which is told once all before it was delivered; None where it is whole.
         hides: Takes out events that the reader of the stream is not to see; None for none.
+        late_text: Text of the answer that no event has brought; "" before the end.
 
     Args:
         facts: What is known of the exchange.
         content_type: Of the answer, without parameters.
+        charset: In which a whole answer is written that comes in place of a stream; a stream's is UTF-8.
+        ends_by_itself: Whether the body's end proves that nothing of it was cut off.
     """
 
-    def __init__(self, facts: Facts, content_type: str) -> None:
+    def __init__(self, facts: Facts, content_type: str, charset: str = "utf-8", ends_by_itself: bool = False) -> None:
         self.arrived: deque[tuple[dict[str, Any], str]] = deque()
         self.has_begun = self.is_over = self.is_marked = False
         self.error: AgentTargetError | None = None
         self.hides: Callable[[dict[str, Any]], bool] | None = None
+        self.late_text = ""
         self._facts = facts
         self._content_type = content_type
+        self._charset = charset
+        self._ends_by_itself = ends_by_itself
         self._decoder = EventDecoder()
         # The body as long as it may be something else than a stream.
         self._head: list[bytes] = []
@@ -64,25 +71,28 @@ class EventReader:
         # What events said that came before the first that shows the interface.
         self._extras: dict[str, Any] = {}
         self._whole: AgentResponse | None = None
-        # What the framing and the last event say of the end, where no marker tells.
-        self._named_frames = self._ends = False
+        # Half of a character, with which the last text ended: its other half comes with the next.
+        self._half = ""
+        # Whether the answer was complete with the last event, where no marker tells.
+        self._ends = False
         self._at_end = False
 
     def feed(self, chunk: bytes) -> bool:
         """Take in what has come of the body, b"" at its end; return whether it brought an event or a part of one."""
         self._at_end = not chunk
         frames = self._decoder.feed(chunk) if chunk else self._decoder.finish()
+        came = len(frames)
         try:
             if not self.has_begun:
                 self._keep_head(chunk)
-            self._take(frames)
+            came -= self._take(frames)
             if self._at_end and not self.is_over:
                 self.is_over = True
                 self._judge_end()
         except AgentTargetError as error:
             self.is_over = True
             self.error = error
-        return bool(frames) or self._decoder.in_event
+        return came > 0 or self._decoder.in_event
 
     def answer(self) -> AgentResponse:
         """Return what has come so far, in the shape that `predict` gives."""
@@ -101,11 +111,18 @@ class EventReader:
             f"the stream was silent for {seconds(limit)} s. The agent may still be running. {advice}",
         )
 
-    def _take(self, frames: list[ServerSentEvent]) -> None:
-        """Parse, check and add up events, up to the end marker."""
+    def _take(self, frames: list[ServerSentEvent]) -> int:
+        """Parse, check and add up events, up to the end marker; return how many were only to keep the stream alive."""
         arrived, add_text = self.arrived.append, self._text_adder()
+        idle = 0
         for frame in frames:
-            name, data = ("", frame) if isinstance(frame, bytes) else frame
+            if isinstance(frame, bytes):
+                name, data = "", frame
+            else:
+                name, data = frame
+                if name == "ping":
+                    idle += 1
+                    continue
             # pydantic-core's parser takes a quarter of the time of the standard library's, which still reads what it
             # refuses: lone surrogates, deep nesting, broken UTF-8. orjson would be a dependency more.
             try:
@@ -114,12 +131,18 @@ class EventReader:
                 text = data.decode("utf-8", errors="replace").strip()
                 if text == _END:
                     self.is_over = self.is_marked = True
-                    return self._check_whole()
+                    self._end()
+                    break
                 if not text:
                     continue
                 event = self._parse(name, text)
+                add_text = None  # it may hold half of a character
             if type(event) is not dict:
-                raise self._failed(event) if name == "error" else self._invalid("sent an event that is no object", data)
+                raise (
+                    self._failed(event)
+                    if name == "error"
+                    else self._invalid("sent an event that is no object", decoded(data))
+                )
             if add_text is not None and not name:
                 piece = add_text(event)
                 if piece is not None:
@@ -127,11 +150,11 @@ class EventReader:
                     continue
             self._take_event(event, name)
             add_text = self._text_adder()
-        return None
+        return idle
 
     def _text_adder(self) -> Callable[[dict[str, Any]], str | None] | None:
-        """Return the short way for events that only bring a piece of text, where the framing leaves one."""
-        return None if self._interface is None or self._named_frames else self._interface.add_text
+        """Return the short way for events that only bring a piece of text, where nothing else is to be looked at."""
+        return None if self._interface is None or self._ends or self._half else self._interface.add_text
 
     def _take_event(self, event: dict[str, Any], name: str) -> None:
         error = failure(event, name)
@@ -141,15 +164,25 @@ class EventReader:
                 self.has_begun = True
                 self._head.clear()
             interface = self._interface or self._find_interface(event)
-            text = interface.add(event) if interface else ""
+            text = self._without_half(interface.add(event)) if interface else ""
             if self.hides is None or not self.hides(event):
                 self.arrived.append((event, text))
-            if name or self._named_frames:
-                self._named_frames = True
-                ends = interface.ends(event) if interface else None
-                self._ends = self._ends if ends is None else ends
+            ends = interface.ends(event) if interface else None
+            self._ends = self._ends if ends is None else ends
         if error is not None:
             raise self._failed(error, event)
+
+    def _without_half(self, text: str) -> str:
+        """Return a text with the half of a character before it that the one before had, but without its own last."""
+        if not text:
+            return text
+        if self._half and text[0].encode("utf-16-be", "surrogatepass").startswith(
+            self._half.encode("utf-16-be", "surrogatepass")
+        ):
+            self._half = ""  # an item that came whole has told the character again
+        text = with_pairs_joined(self._half + text)
+        self._half = text[-1] if is_half(text[-1]) else ""
+        return text.removesuffix(self._half)
 
     def _find_interface(self, event: dict[str, Any]) -> Interface | None:
         interface = interface_of_event(event)
@@ -167,7 +200,7 @@ class EventReader:
                 raise self.interrupted("was cut off within an event") from None
             if name == "error":
                 return text
-            raise self._invalid("sent an event that is not JSON", text.encode()) from None
+            raise self._invalid("sent an event that is not JSON", text) from None
 
     def _keep_head(self, chunk: bytes) -> None:
         start = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -175,32 +208,31 @@ class EventReader:
             self._head.append(chunk)
 
     def _judge_end(self) -> None:
-        """Find out whether a body that has ended without its end marker is whole.
-
-        Without [DONE], only servers that frame with `event:` lines, as OpenAI's, are known to end like this.
-        """
+        """Find out whether a body that has ended without its end marker is whole."""
         if self._head:
             self._take_whole(b"".join(self._head))
-        elif self._named_frames and self._ends:
-            self._check_whole()
+        elif self._ends and self._ends_by_itself and self._interface and not self._interface.is_unfinished():
+            self._end()
         else:
             raise self.interrupted("ended without its end marker, so it was cut off")
 
     def _take_whole(self, raw: bytes) -> None:
         """Take a whole JSON answer in place of a stream: MLflow's scoring server can't stream."""
-        text = raw.decode("utf-8-sig", errors="replace")
+        text = decoded(raw, self._charset)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             kind = printable(self._content_type) or "no content type"
-            raise self._invalid(f"sent {kind} that is no event stream", raw) from None
+            raise self._invalid(f"sent {kind} that is no event stream", text) from None
         self.has_begun = True
         self._whole = whole_answer(value, self._facts)
         self.arrived.append((self._whole, self._whole.output_text))
 
-    def _check_whole(self) -> None:
-        if self._interface is not None and (reason := self._interface.cut_short()):
-            raise self.interrupted(f"ended before the answer was whole: {printable(reason)}")
+    def _end(self) -> None:
+        if self._interface is not None:
+            if reason := self._interface.no_answer():
+                raise self.interrupted(f"ended without an answer: {reason}")
+            self.late_text = self._interface.late_text()
 
     def _so_far(self) -> dict[str, Any] | None:
         return self._interface.answer() if self._interface is not None else self._extras or None
@@ -213,9 +245,18 @@ class EventReader:
         body = error if event is None else event
         return self._error(AgentError, f"the agent failed while it was answering: {reason}", body=body)
 
-    def _invalid(self, what: str, raw: bytes) -> AgentTargetError:
-        body = self._facts.redacted(raw.decode("utf-8", errors="replace"))
+    def _invalid(self, what: str, said: str) -> AgentTargetError:
+        body = self._facts.redacted(said)
         if is_sign_in_page(self._content_type, body):
             return sign_in_page("a page that asks for a login", self._facts, body)
         message = f"{self._facts.server} {what}. It starts: {printable(body, 200)!r}"
         return self._facts.error(InvalidResponseError, message, body=body)
+
+
+def decoded(raw: bytes, charset: str = "utf-8") -> str:
+    """Return text in the charset that its sender gave, or in UTF-8 where that is none."""
+    try:
+        text = raw.decode(charset, errors="replace")
+    except (LookupError, ValueError):
+        text = raw.decode("utf-8", errors="replace")
+    return text.removeprefix("\ufeff")

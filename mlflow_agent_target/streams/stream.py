@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,11 @@ from mlflow_agent_target.streams.reader import EventReader
 
 
 class ByteStream(Protocol):
-    """What a stream needs of an answer's body: bytes as they arrive, and an end to it."""
+    """What a stream needs of an answer's body: bytes as they arrive, and an end to it.
+
+    It may also give the answer's `headers`, and say as `ends_by_itself` whether its end proves that nothing of it was
+    cut off: it doesn't where it ends because the connection does.
+    """
 
     content_type: str
 
@@ -64,7 +69,9 @@ class AgentStream:
         self._clock = clock
         self._started = clock() if started is None else started
         self._silence = waited
-        self._events = EventReader(facts or Facts(status=200), body.content_type)
+        self._events = EventReader(
+            facts or Facts(status=200), body.content_type, _charset(body), getattr(body, "ends_by_itself", False)
+        )
         self._arrived = self._events.arrived
         self._new_text = ""
         self._error: AgentTargetError | None = None
@@ -162,6 +169,9 @@ class AgentStream:
         for _ in self:
             if self._new_text:
                 yield self._new_text
+        late, self._events.late_text = self._events.late_text, ""
+        if late:
+            yield late
 
     def get_final_response(self) -> AgentResponse:
         """Read the stream to its end and return the whole answer, in the shape that `predict` gives.
@@ -201,3 +211,9 @@ class AgentStream:
             self._silence += self._clock() - asked
         if self.time_to_first_event is None and self._events.has_begun:
             self.time_to_first_event = self._clock() - self._started
+
+
+def _charset(body: ByteStream) -> str:
+    content_type = getattr(body, "headers", {}).get("content-type", "")
+    found = re.search(r"""charset\s*=\s*["']?([^\s;"']+)""", content_type, re.IGNORECASE)
+    return found[1] if found else "utf-8"

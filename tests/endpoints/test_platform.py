@@ -152,6 +152,24 @@ def test_what_comes_back_is_a_dict(call: str, answer: Any, expected: Any, script
     assert type(result).__name__ == "ServingEndpoint"
 
 
+@pytest.mark.parametrize("answer", ["x", 5, True, [{"name": "a"}]])
+@pytest.mark.parametrize(
+    "call", ["delete_endpoint", "update_endpoint_config", "update_endpoint_rate_limits", "update_endpoint_ai_gateway"]
+)
+def test_an_answer_that_is_no_object_is_an_error(call: str, answer: Any, scripted: Make) -> None:
+    client = AgentTargetClient(scripted(whole(answer)).target_uri)
+    with pytest.raises(InvalidResponseError, match="describes no endpoints"):
+        getattr(client, call)(*(["a"] if call == "delete_endpoint" else ["a", {}]))
+
+
+@pytest.mark.parametrize("answer", ["x", 5, None, [{"name": "a"}]])
+@pytest.mark.parametrize("call", ["get_endpoint", "get_deployment"])
+def test_a_description_that_is_no_object_is_an_error(call: str, answer: Any, scripted: Make) -> None:
+    client = AgentTargetClient(scripted(whole({}), describe=whole(answer)).target_uri)
+    with pytest.raises(InvalidResponseError, match="describes no endpoints"):
+        getattr(client, call)("a")
+
+
 @pytest.mark.parametrize("answer", [{}, {"endpoints": None}, {"endpoints": []}, []])
 def test_endpoints_are_always_a_list(answer: Any, scripted: Make) -> None:
     client = AgentTargetClient(scripted(whole({}), describe=whole(answer)).target_uri)
@@ -159,7 +177,7 @@ def test_endpoints_are_always_a_list(answer: Any, scripted: Make) -> None:
     assert client.list_deployments() == []
 
 
-@pytest.mark.parametrize("answer", [{"endpoints": 5}, {"endpoints": [5]}, "x"])
+@pytest.mark.parametrize("answer", [{"endpoints": 5}, {"endpoints": [5]}, {"endpoints": [None]}, "x", None])
 def test_a_list_that_is_none_is_told(answer: Any, scripted: Make) -> None:
     client = AgentTargetClient(scripted(whole({}), describe=whole(answer)).target_uri)
     with pytest.raises(InvalidResponseError, match="describes no endpoints"):

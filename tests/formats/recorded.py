@@ -10,6 +10,7 @@ class Recorded:
     """A recorded body, in place of one from the network."""
 
     content_type = "text/event-stream"
+    ends_by_itself = True
     request_id = None
     attempts = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -190,6 +191,30 @@ UNSAYABLE_IN_ITEMS = [
 ]
 
 
+CALLED = {"role": "assistant", "content": "", "tool_calls": [ADD]}
+TOLD = {"role": "tool", "content": "1", "tool_call_id": "c1"}
+IMAGE_MESSAGE = user([{"type": "image_url", "image_url": {"url": "u", "type": "x"}}])
+# Keys that nobody knows there, but that say something else in the other schema.
+TAKEN_IN_ITEMS = [
+    ([CALLED, {**TOLD, "output": "x"}], "messages[1].output"),
+    ([CALLED, {**TOLD, "call_id": "x"}], "messages[1].call_id"),
+    ([CALLED, {**TOLD, "tool_calls": [ADD]}], "messages[1].tool_calls"),
+    ([user("a") | {"tool_call_id": "x"}], "messages[0].tool_call_id"),
+    ([user("a") | {"type": "human"}], "messages[0].type"),
+    ([{**CALLED, "tool_calls": [{**ADD, "call_id": "x"}]}], "messages[0].tool_calls[0].call_id"),
+    ([{**CALLED, "tool_calls": [{**ADD, "arguments": "x"}]}], "messages[0].tool_calls[0].arguments"),
+    ([IMAGE_MESSAGE], "messages[0].content[0].type"),
+    ([user([{"type": "image_url", "image_url": IMAGE, "detail": "high"}])], "messages[0].content[0].detail"),
+]
+TAKEN_IN_MESSAGES = [
+    ([ADD_ITEM, {**RESULT, "content": "x"}], "input[1].content"),
+    ([ADD_ITEM, {**RESULT, "tool_call_id": "x"}], "input[1].tool_call_id"),
+    ([ADD_ITEM, {**RESULT, "role": "x"}], "input[1].role"),
+    ([{**ADD_ITEM, "function": "x"}], "input[0].function"),
+    ([{**ADD_ITEM, "item_id": "x"}], "input[0].item_id"),
+]
+
+
 @pytest.mark.parametrize(
     ("inputs", "interface", "names"),
     [
@@ -203,7 +228,12 @@ UNSAYABLE_IN_ITEMS = [
         ({"input": [*HI, APPROVAL]}, ChatAgent, "input[1] of type 'mcp_approval_request'"),
         ({"input": [{"type": "reasoning", "summary": []}]}, ChatCompletions, "input[0] of type 'reasoning'"),
         ({"input": [user([{"type": "input_image", "image_url": "u"}])]}, ChatAgent, "input[0].content"),
-        ({"input": [user([{"type": "input_text", "text": t} for t in "ab"])]}, ChatAgent, "input[0].content"),
+        ({"input": [user([{"type": "input_text", "text": "a"}, IMAGE_PART])]}, ChatAgent, "input[0].content"),
+        ({"input": [user([{"type": "input_text", "text": "a", "k": 1}])]}, ChatAgent, "input[0].content"),
+        ({"input": [ADD_ITEM, {**RESULT, "output": [IMAGE_PART]}]}, ChatCompletions, "input[1].output"),
+        ({"input": [ADD_ITEM, {**RESULT, "output": []}]}, ChatCompletions, "input[1].output"),
+        *(({"messages": messages}, ResponsesAgent, names) for messages, names in TAKEN_IN_ITEMS),
+        *(({"input": items}, ChatCompletions, names) for items, names in TAKEN_IN_MESSAGES),
         ({"input": [user([{"type": "input_file", "file_id": "f"}])]}, ChatCompletions, "input[0].content[0]"),
     ],
 )
@@ -346,3 +376,72 @@ def test_items_come_back_the_same(case: tuple[type[Interface], list[dict[str, An
     interface, items = case
     payload = {"input": items, **extra}
     assert sent(sent(payload, interface), ResponsesAgent) == payload
+
+
+def texts(kind: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"type": kind, "text": text, **more} for text in ("one ", "two")]
+
+
+NAMED = {"role": "tool", "content": "one two", "name": "add", "tool_call_id": "c1"}
+
+
+@pytest.mark.parametrize(
+    ("items", "interface", "last"),
+    [
+        pytest.param([user(texts("input_text"))], ChatAgent, user("one two"), id="a question"),
+        pytest.param(
+            [{"role": "assistant", "content": texts("output_text", annotations=[])}],
+            ChatAgent,
+            {"role": "assistant", "content": "one two"},
+            id="an answer",
+        ),
+        pytest.param(
+            [{"role": "assistant", "content": texts("output_text", annotations=[], logprobs=None)}],
+            ChatCompletions,
+            {"role": "assistant", "content": "one two"},
+            id="an answer, to a ChatModel",
+        ),
+        pytest.param([ADD_ITEM, {**RESULT, "output": texts("input_text")}], ChatAgent, NAMED, id="a result"),
+        pytest.param(
+            [ADD_ITEM, {**RESULT, "output": texts("output_text", annotations=[])}],
+            ChatCompletions,
+            {key: value for key, value in NAMED.items() if key != "name"},
+            id="a result, to a ChatModel",
+        ),
+    ],
+)
+def test_parts_that_are_only_text_are_one_text_where_a_schema_takes_strings(
+    items: list[dict[str, Any]], interface: type[Interface], last: dict[str, Any]
+) -> None:
+    assert sent({"input": items}, interface)["messages"][-1] == last
+
+
+def test_a_result_in_parts_that_are_only_text_is_one_text_to_a_responses_agent() -> None:
+    messages = [CALLED, {**TOLD, "content": texts("text")}]
+    assert sent({"messages": messages}, ResponsesAgent)["input"][-1] == {**RESULT, "output": "one two"}
+
+
+def test_an_empty_message_whose_first_call_has_another_id_keeps_its_own() -> None:
+    message = {**CALLED, "id": "m1", "tool_calls": [{**ADD, "item_id": "fc_1"}]}
+    items = [{"role": "assistant", "content": "", "id": "m1"}, {**ADD_ITEM, "id": "fc_1"}]
+    assert sent({"messages": [message]}, ResponsesAgent) == {"input": items}
+    assert sent({"input": items}, ChatAgent) == {"messages": [message]}
+
+
+@pytest.mark.parametrize("interface", [None, *INTERFACES])
+@pytest.mark.parametrize("key", ["previous_response_id", "conversation", "instructions", "prompt"])
+def test_a_key_that_agents_drop_is_sent_and_warned_of_once(
+    key: str, interface: type[Interface] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_agent_target.formats.conversion._warned", set())
+    with pytest.warns(UserWarning, match=f"drop '{key}' without a word: send ") as caught:
+        made = [sent({"input": HI, key: "x"}, interface) for _ in range(3)]
+    assert [payload[key] for payload in made] == ["x"] * 3
+    assert len(caught) == 1
+
+
+def test_a_key_that_says_nothing_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow_agent_target.formats.conversion._warned", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sent({"input": HI, "previous_response_id": None}, ResponsesAgent)

@@ -96,7 +96,7 @@ WHOLE_ANSWERS: dict[str, dict[str, Any]] = {
     "responses_call_done_before_message": {
         "object": "response",
         "id": "x",
-        "output": [REAL_CALL, message("m", "Let me see.")],
+        "output": [message("m", "Let me see."), REAL_CALL],
         "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
     },
     "responses_arguments_in_pieces": {

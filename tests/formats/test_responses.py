@@ -109,7 +109,7 @@ OTHER_CALL = {**CALL, "call_id": "c2"}
     [
         pytest.param(
             [done(message("m", "a")), completed(message("x", "b"), message("m", "a"))],
-            [message("m", "a"), message("x", "b")],
+            [message("x", "b"), message("m", "a")],
             id="an item is known by what it says before it is by its type",
         ),
         pytest.param(
@@ -122,7 +122,7 @@ OTHER_CALL = {**CALL, "call_id": "c2"}
         ),
         pytest.param(
             [added("c1"), added("c2"), done(OTHER_CALL)],
-            [OTHER_CALL, {**added("c1")["item"], "arguments": ""}],
+            [{**added("c1")["item"], "arguments": ""}, OTHER_CALL],
             id="calls that share a placeholder id",
         ),
     ],
@@ -151,16 +151,20 @@ def test_what_events_say_of_the_whole_answer_is_kept(events: list[dict[str, Any]
     assert answer.answer().items() >= says.items()
 
 
+REASON = {"reason": "max_output_tokens"}
+
+
 @pytest.mark.parametrize(
-    ("kinds", "reason"),
+    ("kinds", "says"),
     [
-        (["response.incomplete"], "max_output_tokens"),
-        (["response.incomplete", "response.completed"], ""),
-        (["response.completed"], ""),
+        (["incomplete"], {"status": "incomplete", "incomplete_details": REASON}),
+        (["incomplete", "completed"], {"status": None, "incomplete_details": None}),
+        (["completed", "incomplete"], {"status": "incomplete", "incomplete_details": REASON}),
     ],
 )
-def test_the_last_inner_response_says_whether_the_answer_is_cut_short(kinds: list[str], reason: str) -> None:
+def test_the_last_inner_response_says_whether_the_answer_is_incomplete(kinds: list[str], says: dict[str, Any]) -> None:
     answer = ResponsesAgent()
     for kind in kinds:
-        answer.add({"type": kind, "response": {"incomplete_details": {"reason": "max_output_tokens"}}})
-    assert answer.cut_short() == reason
+        details = {"incomplete_details": REASON} if kind == "incomplete" else {}
+        answer.add({"type": f"response.{kind}", "response": details})
+    assert {key: answer.answer().get(key) for key in says} == says

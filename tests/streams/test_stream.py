@@ -89,9 +89,6 @@ CUTS: dict[str, Answer] = {
         CLOSE,
     ],
     "a done item is no end": chunked([events(HEL, LO, done=False)]),
-    "an incomplete response": chunked(
-        [events(HEL, LO, {"type": "response.incomplete", "response": {"incomplete_details": {"reason": "max_tokens"}}})]
-    ),
 }
 
 
@@ -162,6 +159,19 @@ CREATED = {"type": "response.created", "response": {}}
 STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]}
 USAGE = {"choices": [], "usage": {"prompt_tokens": 1}}
+OTHER_CHOICE = {"choices": [{"index": 1, "delta": {"content": "Hi"}, "finish_reason": None}]}
+INCOMPLETE = {
+    "type": "response.incomplete",
+    "response": {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
+}
+
+
+def chunk(finish_reason: str | None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": finish_reason}]}
+
+
+def events_only(*values: dict[str, Any]) -> bytes:
+    return events(*values, done=False)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +184,21 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 1}}
         pytest.param(named(COMPLETED) + events({"trace_id": "t"}, done=False), True, id="named, a trace's id after it"),
         pytest.param(named(COMPLETED, {"type": "keepalive"}), True, id="named, a keep-alive event after it"),
         pytest.param(named(COMPLETED).removesuffix(b"\n\n"), True, id="named, without its blank line"),
-        pytest.param(events(HEL, LO, COMPLETED, done=False), False, id="not named, completed"),
-        pytest.param(events(CHUNK, STOP, done=False), False, id="not named, finish_reason"),
+        pytest.param(events(HEL, LO, COMPLETED, done=False), True, id="not named, completed"),
+        pytest.param(events(CHUNK, STOP, done=False), True, id="not named, finish_reason"),
+        pytest.param(events(CHUNK, STOP, USAGE, done=False), True, id="not named, usage after finish_reason"),
+        pytest.param(events(CHAT, {"delta": {}, "finish_reason": "stop"}, done=False), True, id="a ChatAgent's end"),
+        pytest.param(events(CHAT, done=False), False, id="a ChatAgent's, without its end"),
+        pytest.param(events(HEL, LO, INCOMPLETE, done=False), True, id="incomplete"),
+        pytest.param(events(COMPLETED, CREATED, HEL, done=False), False, id="cut in a second inner response"),
+        pytest.param(events(COMPLETED, HEL, HEL, done=False), False, id="more text after completed"),
+        pytest.param(events({**CHUNK, "id": "c"}, STOP, OTHER_CHOICE, done=False), False, id="another choice goes on"),
+        pytest.param(events(OTHER_CHOICE, CHUNK, STOP, done=False), False, id="another choice has not ended"),
+        *(
+            pytest.param(frame(chunk(reason)), False, id=f"finish_reason {reason!r}, {frame.__name__}")
+            for reason in ("", "null", None)
+            for frame in (events_only, named)
+        ),
         pytest.param(named(HEL, LO, DONE), False, id="named, only a done item"),
         pytest.param(named(CREATED, COMPLETED, CREATED, HEL), False, id="named, cut in a second inner response"),
         pytest.param(named(COMPLETED) + events(HEL, done=False), False, id="more text after completed, not named"),
@@ -187,10 +210,47 @@ def test_what_is_evidence_of_a_whole_stream(body: bytes, complete: bool, scripte
     assert isinstance(error, type(None) if complete else StreamInterruptedError)
 
 
-def test_an_inner_response_that_was_cut_short_is_made_good_by_a_later_one(scripted: Make) -> None:
-    cut = {"type": "response.incomplete", "response": {"incomplete_details": {"reason": "max_output_tokens"}}}
-    _, error = read(ask(scripted(chunked([events(cut, CREATED, COMPLETED)]))))
-    assert error is None
+@pytest.mark.parametrize("terminal", [COMPLETED, INCOMPLETE, STOP], ids=["completed", "incomplete", "finish_reason"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda body: closing([body]), id="ends with the connection"),
+        pytest.param(lambda body: [*chunked([body], end=False), CLOSE], id="no last chunk"),
+        pytest.param(lambda body: [*chunked([body], end=False), RESET], id="reset"),
+    ],
+)
+@pytest.mark.parametrize("frame", [events_only, named])
+def test_a_body_whose_end_proves_nothing_is_cut_off_without_its_end_marker(
+    frame: Callable[..., bytes], answer: Callable[[bytes], Answer], terminal: dict[str, Any], scripted: Make
+) -> None:
+    first = CHUNK if terminal is STOP else HEL
+    _, error = read(ask(scripted(answer(frame(first, terminal)))))
+    assert isinstance(error, StreamInterruptedError)
+
+
+@pytest.mark.parametrize("ending", [b"data: [DONE]\n\n", b""], ids=["end marker", "none"])
+def test_an_incomplete_answer_says_why(ending: bytes, scripted: Make) -> None:
+    stream = ask(scripted(chunked([events(HEL, LO, INCOMPLETE, done=False), ending])))
+    final = stream.get_final_response()
+    assert final.output_text == "Hello"
+    assert (final.status, final.incomplete_details) == ("incomplete", {"reason": "max_output_tokens"})
+
+
+@pytest.mark.parametrize("data", ["", "x", "7", "null", '{"type": "ping"}', "[]"])
+def test_a_ping_is_a_keep_alive(data: str, scripted: Make) -> None:
+    ping = f"event: ping\ndata: {data}\n\n".encode()
+    stream = ask(
+        scripted(
+            chunked([ping, events(HEL, done=False), ping, events(LO, DONE, done=False), ping, b"data: [DONE]\n\n"])
+        )
+    )
+    assert list(stream) == [HEL, LO, DONE]
+
+
+def test_pings_are_silence(scripted: Make) -> None:
+    server = scripted(chunked([events(HEL, done=False), *[b"event: ping\ndata: {}\n\n", 0.1] * 5, events(DONE)]))
+    seen, error = read(ask(server, idle_timeout=0.2))
+    assert (seen, type(error).__name__) == ([HEL], "StreamIdleError")
 
 
 def test_a_reader_that_stops_before_an_error_never_sees_it(scripted: Make) -> None:
