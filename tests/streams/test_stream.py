@@ -251,8 +251,8 @@ def test_a_ping_is_a_keep_alive(data: str, scripted: Make) -> None:
 @pytest.mark.parametrize("status", ["queued", "in_progress", "cancelled"])
 def test_a_stream_that_says_that_it_brought_no_answer_is_none(status: str, scripted: Make) -> None:
     told = {"id": "r", "object": "response", "status": status, "output": []}
-    for body in (events(told), events({"type": "response.output_text.delta", "delta": "", **told})):
-        with pytest.raises(AgentTargetError, match=f"its status is '{status}'"):
+    for body in (events(told), events(HEL, {key: told[key] for key in ("id", "status")})):
+        with pytest.raises(StreamInterruptedError, match=f"its status is '{status}'"):
             ask(scripted(chunked([body]))).get_final_response()
     with pytest.raises(InvalidResponseError, match=f"its status is '{status}'"):
         ask(scripted(whole(told))).get_final_response()
@@ -279,9 +279,8 @@ def test_a_whole_answer_in_place_of_a_stream_is_read_in_its_charset(
 
 
 def test_text_can_be_printed_though_a_character_is_cut_in_two(scripted: Make) -> None:
-    halves = [
-        b'data: {"type": "response.output_text.delta", "delta": "%s"}\n\n' % h for h in (b"a\\ud83d", b"\\ude00b")
-    ]
+    half = b'data: {"type": "response.output_text.delta", "delta": "%s"}\n\n'
+    halves = [half % b"a\\ud83d", half % b"\\ude00b"]
     stream = ask(scripted(chunked([*halves, b"data: [DONE]\n\n"])))
     assert [text.encode() for text in stream.text_stream] == [b"a", "😀b".encode()]
     assert stream.get_final_response().output_text == "a😀b"
@@ -661,3 +660,10 @@ def test_the_request_says_that_it_wants_a_stream(scripted: Make) -> None:
     assert server.posts[0].json == {**given, "stream": True}
     assert server.posts[0].headers["accept"] == "text/event-stream"
     assert json.dumps(given) == before
+
+
+@pytest.mark.parametrize("answer", [{"output": [ITEM], "id": "r"}, {"predictions": "Hello"}])
+def test_a_whole_answer_as_an_event_is_one(answer: dict[str, Any], scripted: Make) -> None:
+    stream = ask(scripted(chunked([events(answer)])))
+    assert list(stream.text_stream) == ["Hello"]
+    assert stream.get_final_response() == answer
