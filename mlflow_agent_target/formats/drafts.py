@@ -113,7 +113,9 @@ class Draft:
         said, wanted = text.strip(), full.strip()
         if not said or not wanted:
             return False
-        return said.startswith(wanted) or (wanted.startswith(said) and (self.is_open or same_id))
+        # What is left over was said of no item yet, and what a response left unfinished may be short by chance.
+        is_told = self.is_shown and not self.is_open
+        return said.startswith(wanted) or (wanted.startswith(said) and (same_id or not is_told))
 
     def as_item(self) -> dict[str, Any]:
         """Return what has come of it, as an item."""

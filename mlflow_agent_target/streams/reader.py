@@ -18,7 +18,7 @@ from mlflow_agent_target.errors import (
 )
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
-from mlflow_agent_target.formats.failures import failure
+from mlflow_agent_target.formats.failures import failure, why_not
 from mlflow_agent_target.formats.growing_text import is_half, with_pairs_joined
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.pieces import keep
@@ -229,10 +229,11 @@ class EventReader:
         self.arrived.append((self._whole, self._whole.output_text))
 
     def _end(self) -> None:
-        if self._interface is not None:
-            if reason := self._interface.no_answer():
-                raise self.interrupted(f"ended without an answer: {reason}")
-            self.late_text = self._interface.late_text()
+        interface = self._interface
+        if reason := interface.no_answer() if interface else why_not(self._extras.get("status")):
+            raise self.interrupted(f"ended without an answer: {reason}")
+        # A whole answer may have come as an event.
+        self.late_text = interface.late_text() if interface else self.answer().output_text
 
     def _so_far(self) -> dict[str, Any] | None:
         return self._interface.answer() if self._interface is not None else self._extras or None

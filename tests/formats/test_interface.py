@@ -144,6 +144,66 @@ WHOLE_ANSWERS: dict[str, dict[str, Any]] = {
         "object": "response",
         "output": [{**message("m", ""), "content": "a\u2028\u2029\u0085é😀"}],
     },
+    "responses_numbers_again": {"object": "response", "output": [message("msg_1", "hello")]},
+    "responses_langchain_dump": {
+        "output": [
+            {
+                "content": "That is three words.",
+                "additional_kwargs": {},
+                "response_metadata": {},
+                "type": "ai",
+                "name": None,
+                "id": "lc_run--01a214f6-a989-7170-a5aa-2b316ff86084-0",
+                "tool_calls": [],
+                "invalid_tool_calls": [],
+                "usage_metadata": {"input_tokens": 9, "output_tokens": 5, "total_tokens": 14},
+            }
+        ]
+    },
+    "responses_new_id_with_each_event": {
+        "object": "response",
+        "id": "r",
+        "status": "completed",
+        "output": [message("id-6", "It is 12.")],
+    },
+    "responses_text_without_its_item": {
+        "object": "response",
+        "id": "r",
+        "status": "completed",
+        "output": [
+            message("T", "Let me look."),
+            {"type": "function_call", "id": "F", "call_id": "c1", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "42"},
+            message("U", " It is 42."),
+        ],
+    },
+    "responses_item_only_in_completed": {
+        "object": "response",
+        "id": "r",
+        "status": "completed",
+        "output": [
+            {"type": "mcp_list_tools", "id": "a", "server_label": "a", "tools": []},
+            {"type": "mcp_list_tools", "id": "b", "server_label": "b", "tools": []},
+            message("m", "Here."),
+        ],
+    },
+    "chat_completions_signed_reasoning": completion(
+        {
+            "content": [
+                {
+                    "type": "reasoning",
+                    "summary": [{"type": "summary_text", "text": "alpha", "signature": "SIG-1"}],
+                },
+                {
+                    "type": "reasoning",
+                    "summary": [{"type": "summary_text", "text": "beta", "signature": "SIG-2"}],
+                },
+                {"type": "text", "text": "Hello"},
+            ]
+        },
+        "stop",
+    ),
+    "chat_completions_blank_last_chunk": completion({"content": "Hello"}, "stop", usage=2),
     "chat_agent_without_ids": {
         "messages": [
             {"role": "assistant", "content": "Hm."},

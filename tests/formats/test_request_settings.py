@@ -75,6 +75,14 @@ def test_tools_are_declared_in_each_schemas_own_way() -> None:
     ("inputs", "interface", "names"),
     [
         ({"messages": HI, "tools": [{"type": "web_search"}]}, ResponsesAgent, "tools[0]"),
+        (
+            {
+                "messages": HI,
+                "tools": [{"type": "function", "strict": True, "function": {"name": "f", "strict": False}}],
+            },
+            ResponsesAgent,
+            "tools[0].strict",
+        ),
         ({"messages": HI, "max_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_tokens'"),
         ({"messages": HI, "max_tokens": 1, "max_completion_tokens": 2}, ResponsesAgent, "'max_completion_tokens'"),
         ({"messages": HI, "max_completion_tokens": 1, "max_output_tokens": 2}, ResponsesAgent, "'max_output_tokens'"),

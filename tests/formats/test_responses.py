@@ -151,6 +151,259 @@ def test_what_events_say_of_the_whole_answer_is_kept(events: list[dict[str, Any]
     assert answer.answer().items() >= says.items()
 
 
+MESSAGE = {"type": "message", "role": "assistant", "content": []}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "2"}
+CREATED = {"type": "response.created", "response": {}}
+REAL_CALL = {**CALL, "id": "f"}
+
+
+def at(index: int, event: dict[str, Any]) -> dict[str, Any]:
+    return {**event, "output_index": index}
+
+
+def begun(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "response.output_item.added", "item": item}
+
+
+def text_done(text: str, item_id: str) -> dict[str, Any]:
+    return {"type": "response.output_text.done", "item_id": item_id, "text": text}
+
+
+def search(item_id: str) -> dict[str, Any]:
+    return {"type": "web_search_call", "id": item_id, "status": "completed"}
+
+
+# What came, the pieces of text, the items.
+ORDERS = {
+    "a call ends before its message": (
+        [at(0, delta("a")), at(1, done(REAL_CALL)), at(0, done(message("m", "a")))],
+        ["a"],
+        [message("m", "a"), REAL_CALL],
+    ),
+    "the same, without numbers": (
+        [delta("a"), done(REAL_CALL), done(message("m", "a"))],
+        ["a"],
+        [message("m", "a"), REAL_CALL],
+    ),
+    "a message's pieces come after a call of a higher number": (
+        [at(1, done(REAL_CALL)), at(0, delta("a")), at(0, done(message("m", "a")))],
+        ["a"],
+        [message("m", "a"), REAL_CALL],
+    ),
+    "a message that never ends": (
+        [delta("a", "m"), done(REAL_CALL), done(RESULT), delta("b", "n"), done(message("n", "b"))],
+        ["a", "b"],
+        [message("m", "a"), REAL_CALL, RESULT, message("n", "b")],
+    ),
+    "numbers begin again without a word": (
+        [
+            at(0, done(message("m", "a"))),
+            at(1, done(REAL_CALL)),
+            at(0, delta("b", "n")),
+            at(0, done(message("n", "b"))),
+        ],
+        ["a", "b"],
+        [message("m", "a"), REAL_CALL, message("n", "b")],
+    ),
+    "numbers begin again after a result": (
+        [at(1, done(REAL_CALL)), RESULT, at(0, delta("b", "n")), at(0, done(message("n", "b")))],
+        ["b"],
+        [REAL_CALL, RESULT, message("n", "b")],
+    ),
+    "results come while calls go on": (
+        [
+            at(0, begun({**REAL_CALL, "arguments": ""})),
+            at(1, begun({**OTHER_CALL, "id": "g", "arguments": ""})),
+            at(0, done(REAL_CALL)),
+            RESULT,
+            at(1, done({**OTHER_CALL, "id": "g"})),
+            {**RESULT, "call_id": "c2"},
+        ],
+        [],
+        [REAL_CALL, {**OTHER_CALL, "id": "g"}, RESULT, {**RESULT, "call_id": "c2"}],
+    ),
+    "a call is told after its result": ([RESULT, done(REAL_CALL)], [], [REAL_CALL, RESULT]),
+    "the end of the response has the order": (
+        [
+            done(search("b")),
+            delta("a"),
+            done(message("m", "a")),
+            completed(search("a"), search("b"), message("m", "a")),
+        ],
+        ["a"],
+        [search("a"), search("b"), message("m", "a")],
+    ),
+    "a result stays behind its call": (
+        [done(REAL_CALL), RESULT, done(message("m", "a")), completed(message("m", "a"), REAL_CALL)],
+        ["a"],
+        [message("m", "a"), REAL_CALL, RESULT],
+    ),
+    "each response has its order": (
+        [
+            *(CREATED, done(message("m", "a")), completed(message("m", "a"))),
+            *(CREATED, done(search("b")), completed(search("a"), search("b"))),
+        ],
+        ["a"],
+        [message("m", "a"), search("a"), search("b")],
+    ),
+    "an item that has only begun": ([begun(search("a"))], [], [search("a")]),
+    "a message that has only begun": ([begun({**MESSAGE, "id": "m"}), done(search("a"))], [], [search("a")]),
+    "told to have begun twice": ([begun(REAL_CALL), begun(REAL_CALL), done(REAL_CALL)], [], [REAL_CALL]),
+}
+IDS = {
+    "another id with each event, numbered": (
+        [
+            *(at(0, begun({**MESSAGE, "id": "1"})), at(0, delta("a", "2")), at(0, delta("b", "3"))),
+            *(at(0, text_done("ab", "4")), at(0, done(message("5", "ab"))), completed(message("6", "ab"))),
+        ],
+        ["a", "b"],
+        [message("5", "ab")],
+    ),
+    "another id with each event, without numbers": (
+        [delta("a", "1"), delta("b", "2"), delta("c", "3"), done(message("4", "abc"))],
+        ["a", "b", "c"],
+        [message("4", "abc")],
+    ),
+    "the same, where the text ends first": (
+        [delta("a", "1"), delta("b", "2"), text_done("ab", "3"), done(message("4", "ab"))],
+        ["a", "b"],
+        [message("4", "ab")],
+    ),
+    "the same, with only the end of the response": (
+        [delta("a", "1"), delta("b", "2"), completed(message("4", "ab"))],
+        ["a", "b"],
+        [message("4", "ab")],
+    ),
+    "the same, and told otherwise": (
+        [at(0, delta("a", "1")), at(0, delta("b", "2")), at(0, done(message("4", "A B")))],
+        ["a", "b"],
+        [message("4", "A B")],
+    ),
+    "an id that items share, numbered": (
+        [
+            *(at(0, delta("a")), at(1, delta("b")), at(0, delta("c")), at(1, delta("d"))),
+            *(at(0, done(message("m", "ac"))), at(1, done(message("m", "bd")))),
+        ],
+        ["a", "b", "c", "d"],
+        [message("m", "ac"), message("m", "bd")],
+    ),
+    "an id that items share, ended late": (
+        [delta("a"), delta("b"), delta("c"), done(message("m", "a")), done(message("m", "b")), done(message("m", "c"))],
+        ["a", "b", "c"],
+        [message("m", "a"), message("m", "b"), message("m", "c")],
+    ),
+    "the same, items with ids": (
+        [delta("a"), delta("b"), done(message("x", "a")), done(message("y", "bc"))],
+        ["a", "b", "c"],
+        [message("x", "a"), message("y", "bc")],
+    ),
+    "an id that items share, with only the end of the response": (
+        [delta("a"), delta("b"), completed(message("m", "a"), message("m", "b"))],
+        ["a", "b"],
+        [message("m", "a"), message("m", "b")],
+    ),
+    "a number that all items have": (
+        [
+            *(at(0, delta("a", "m")), at(0, delta("b", "n"))),
+            *(at(0, done(message("m", "a"))), at(0, done(message("n", "b")))),
+        ],
+        ["a", "b"],
+        [message("m", "a"), message("n", "b")],
+    ),
+    "another number at the end": (
+        [at(0, delta("a")), at(1, done(message("m", "a")))],
+        ["a"],
+        [message("m", "a")],
+    ),
+    "a text that begins as another": (
+        [at(0, delta("a", "m")), at(1, begun({**MESSAGE, "id": "n"})), at(1, done(message("n", "ab")))],
+        ["a", "ab"],
+        [message("m", "a"), message("n", "ab")],
+    ),
+    "a blank text under another id": (
+        [begun({**MESSAGE, "id": "m"}), delta("\n", "x"), done(message("m", "\n"))],
+        ["\n"],
+        [message("m", "\n")],
+    ),
+    "arguments under another id": (
+        [
+            begun({**REAL_CALL, "arguments": ""}),
+            {"type": "response.function_call_arguments.delta", "item_id": "x", "delta": '{"a": 1}'},
+            done(REAL_CALL),
+        ],
+        [],
+        [REAL_CALL],
+    ),
+    "half a character, then the item": (
+        [delta("a\ud83d"), done(message("m", "a😀b"))],
+        ["a", "😀b"],
+        [message("m", "a😀b")],
+    ),
+    "half a character, twice": (
+        [delta("a\ud83d"), delta("\ude00\ud83d"), delta("\ude01b")],
+        ["a", "😀", "😁b"],
+        [message("m", "a😀😁b")],
+    ),
+    "an agent's own end lists all again": (
+        [
+            *(CREATED, delta("a"), done(message("m", "a")), completed(message("m", "a"))),
+            *(CREATED, done(REAL_CALL), completed(REAL_CALL), RESULT),
+            completed(message("m", "a"), REAL_CALL, RESULT),
+        ],
+        ["a"],
+        [message("m", "a"), REAL_CALL, RESULT],
+    ),
+}
+
+
+@pytest.mark.parametrize(("events", "pieces", "output"), [*ORDERS.values(), *IDS.values()], ids=[*ORDERS, *IDS])
+def test_items_stand_in_order_and_texts_are_told_once(
+    events: list[dict[str, Any]], pieces: list[str], output: list[dict[str, Any]]
+) -> None:
+    stream = AgentStream(Recorded(frames(*events)))
+    assert list(stream.text_stream) == pieces
+    assert stream.get_final_response()["output"] == output
+
+
+def numbered(*numbers: int, of: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**of[number], "sequence_number": number} for number in numbers]
+
+
+SAID = [CREATED, delta("a"), delta("b"), done(message("m", "ab")), completed(message("m", "ab"))]
+AGAIN = [CREATED, delta("a"), delta("c"), done(message("m", "ac")), completed(message("m", "ac"))]
+
+
+@pytest.mark.parametrize(
+    ("events", "text"),
+    [
+        pytest.param(numbered(0, 1, 2, 3, 4, of=SAID), "ab", id="each once"),
+        pytest.param(numbered(0, 1, 1, 1, 2, 3, 4, of=SAID), "ab", id="one again"),
+        pytest.param(numbered(0, 1, 2, 0, 1, 2, 3, 4, of=SAID), "ab", id="all so far again"),
+        pytest.param(numbered(0, 1, 2, 3, 1, 2, 3, 4, 4, of=SAID), "ab", id="the item and the end again"),
+        pytest.param(numbered(0, 1, 2, 3, 4, of=SAID) + numbered(0, 1, 2, 3, 4, of=AGAIN), "abac", id="anew"),
+        pytest.param(
+            numbered(1, 2, 3, of=SAID)
+            + numbered(1, 2, 3, of=[CREATED, delta("x"), delta("c"), done(message("m", "xc"))]),
+            "abxc",
+            id="anew, without a word",
+        ),
+        pytest.param([{**delta(text), "sequence_number": 0} for text in "abc"], "abc", id="0 with every event"),
+        pytest.param([{**delta("a"), "sequence_number": number} for number in (0, 5, 5000, 7)], "aaaa", id="gaps"),
+        pytest.param(
+            [{**delta("a"), "sequence_number": number} for number in ("0", "0", None, [1], 1.5)],
+            "aaaaa",
+            id="no numbers",
+        ),
+    ],
+)
+def test_an_event_that_is_sent_again_says_nothing_new(events: list[dict[str, Any]], text: str) -> None:
+    stream = AgentStream(Recorded(frames(*events)))
+    assert list(stream) == events
+    again = AgentStream(Recorded(frames(*events)))
+    said = "".join(again.text_stream)
+    assert (said, again.get_final_response().output_text) == (text, said)
+
+
 REASON = {"reason": "max_output_tokens"}
 
 

@@ -125,6 +125,7 @@ ERROR_FRAMES: dict[str, bytes] = {
     "a failed answer as an event": events({"status": "failed", "output": [], "error": {"message": "kaput"}}),
     "with a type": events({"type": "x", "databricks_output": {"error": {"error_code": "X", "message": "kaput"}}}),
     "control characters": events({"error": "kaput\r\nINFO forged\u2028\x1b[31m\ud800"}),
+    "response.cancelled": events({"type": "response.cancelled", "response": {"error": {"message": "kaput"}}}),
     "response.failed": events({"type": "response.failed", "response": {"error": {"code": "c", "message": "kaput"}}}),
 }
 
@@ -245,6 +246,44 @@ def test_a_ping_is_a_keep_alive(data: str, scripted: Make) -> None:
         )
     )
     assert list(stream) == [HEL, LO, DONE]
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress", "cancelled"])
+def test_a_stream_that_says_that_it_brought_no_answer_is_none(status: str, scripted: Make) -> None:
+    told = {"id": "r", "object": "response", "status": status, "output": []}
+    for body in (events(told), events(HEL, {key: told[key] for key in ("id", "status")})):
+        with pytest.raises(StreamInterruptedError, match=f"its status is '{status}'"):
+            ask(scripted(chunked([body]))).get_final_response()
+    with pytest.raises(InvalidResponseError, match=f"its status is '{status}'"):
+        ask(scripted(whole(told))).get_final_response()
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding"),
+    [
+        pytest.param("; charset=iso-8859-1", "latin-1", id="another"),
+        pytest.param('; Charset="ISO-8859-1"; x=y', "latin-1", id="quoted"),
+        pytest.param("; charset=utf-16", "utf-16", id="two bytes"),
+        pytest.param("; charset=utf-8", "utf-8-sig", id="with a BOM"),
+        pytest.param("; charset=nonsense", "utf-8", id="unknown"),
+        pytest.param("; charset=hex", "utf-8", id="no charset"),
+        pytest.param("", "utf-8", id="none"),
+    ],
+)
+def test_a_whole_answer_in_place_of_a_stream_is_read_in_its_charset(
+    charset: str, encoding: str, scripted: Make
+) -> None:
+    body = json.dumps({"output": [{**ITEM, "content": "hé"}]}, ensure_ascii=False).encode(encoding)
+    stream = ask(scripted(whole(body, content_type=f"application/json{charset}")))
+    assert stream.get_final_response().output_text == "hé"
+
+
+def test_text_can_be_printed_though_a_character_is_cut_in_two(scripted: Make) -> None:
+    half = b'data: {"type": "response.output_text.delta", "delta": "%s"}\n\n'
+    halves = [half % b"a\\ud83d", half % b"\\ude00b"]
+    stream = ask(scripted(chunked([*halves, b"data: [DONE]\n\n"])))
+    assert [text.encode() for text in stream.text_stream] == [b"a", "😀b".encode()]
+    assert stream.get_final_response().output_text == "a😀b"
 
 
 def test_pings_are_silence(scripted: Make) -> None:
@@ -621,3 +660,10 @@ def test_the_request_says_that_it_wants_a_stream(scripted: Make) -> None:
     assert server.posts[0].json == {**given, "stream": True}
     assert server.posts[0].headers["accept"] == "text/event-stream"
     assert json.dumps(given) == before
+
+
+@pytest.mark.parametrize("answer", [{"output": [ITEM], "id": "r"}, {"predictions": "Hello"}])
+def test_a_whole_answer_as_an_event_is_one(answer: dict[str, Any], scripted: Make) -> None:
+    stream = ask(scripted(chunked([events(answer)])))
+    assert list(stream.text_stream) == ["Hello"]
+    assert stream.get_final_response() == answer
