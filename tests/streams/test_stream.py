@@ -582,6 +582,14 @@ def test_closing_a_stream_that_has_ended_leaves_its_connection_to_the_next_reque
     assert {request.connection for request in server.posts} == {1}
 
 
+def test_a_body_that_was_closed_is_not_taken_for_a_whole_one(scripted: Make) -> None:
+    stream = ask(scripted(closing([events(HEL, done=False), 5.0])))
+    next(stream)
+    stream._body.close()
+    _, error = read(stream)
+    assert isinstance(error, StreamInterruptedError)
+
+
 def test_streams_that_are_closed_as_they_end_harm_no_other_request(scripted: Make) -> None:
     server = scripted(chunked([events(HEL, LO, DONE)]))
     client = AgentTargetClient(server.target_uri).with_options(interface="ResponsesAgent")
