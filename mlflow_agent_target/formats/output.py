@@ -66,7 +66,7 @@ class Output:
         """Begin an item of which more will come."""
         draft = Draft(dict(item), _number(index))
         if not any(draft.is_as_empty_as(other) for other in self._unfinished.values()):
-            self._start(draft)
+            self._latest[draft.kind, ""] = self._start(draft)  # pieces without an id are its own
 
     def end(self, item: dict[str, Any], index: Any = None) -> str:
         """Add an item that has come whole, and return the assistant's text that its pieces have not said."""
@@ -191,11 +191,13 @@ class Output:
         key = as_id(event.get("item_id")) if number is None else number
         if (kind, key) not in self._latest and (drafts := self._adding_up(kind, text, number)):
             draft, said = self._joined(drafts), text
+            draft.put(text, part, event.get(index))
         else:
             draft = self._draft(kind, event)
             said = draft.part(part, event.get(index)).whole()
         draft.item.update(_known(event))
-        draft.put(text, part, event.get(index))
+        if not said.endswith(text):  # else it is the end of what items with one id have said
+            draft.put(text, part, event.get(index))
         self._close_part()
         new = rest(text, said)
         return new if part == "output_text" else ""
@@ -229,7 +231,7 @@ class Output:
         for draft in self._unfinished.values():
             if draft.kind == kind and (likeness := draft.likeness(item, full, index)) > most:
                 best, most = draft, likeness
-        if best is not None and (best.text() == full or (best.has_text and not full.startswith(best.text()))):
+        if best is not None and best.text() == full:
             return [best]
         pieces = self._adding_up(kind, full, index, item.get("call_id"))
         if best is None or (pieces and (best in pieces or not best.has_text)):

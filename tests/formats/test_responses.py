@@ -302,6 +302,11 @@ IDS = {
         ["a", "b"],
         [message("m", "a"), message("m", "b")],
     ),
+    "an id that items share, and the end of a text": (
+        [delta("a"), delta("b"), text_done("b", "m"), completed(message("m", "a"), message("m", "b"))],
+        ["a", "b"],
+        [message("m", "a"), message("m", "b")],
+    ),
     "a number that all items have": (
         [
             *(at(0, delta("a", "m")), at(0, delta("b", "n"))),
@@ -319,6 +324,15 @@ IDS = {
         [at(0, delta("a", "m")), at(1, begun({**MESSAGE, "id": "n"})), at(1, done(message("n", "ab")))],
         ["a", "ab"],
         [message("m", "a"), message("n", "ab")],
+    ),
+    "pieces without ids": (
+        [
+            *(begun({**MESSAGE, "id": "m"}), {**delta("a"), "item_id": None}),
+            *(begun({**MESSAGE, "id": "n"}), {**delta("b"), "item_id": None}, {**delta("c"), "item_id": None}),
+            completed(message("m", "a"), message("n", "bc")),
+        ],
+        ["a", "b", "c"],
+        [message("m", "a"), message("n", "bc")],
     ),
     "a blank text under another id": (
         [begun({**MESSAGE, "id": "m"}), delta("\n", "x"), done(message("m", "\n"))],
