@@ -119,9 +119,9 @@ class Draft:
 
     def as_item(self) -> dict[str, Any]:
         """Return what has come of it, as an item."""
+        texts = self._parts()  # before it is looked whether it is whole: another thread may just end it
         if self.is_whole:
             return self.item
-        texts = self._parts()
         if self.kind == "function_call":
             return {**self.item, "arguments": "".join(text for _, text in texts) or self.item.get("arguments") or ""}
         if self.kind == "reasoning":
