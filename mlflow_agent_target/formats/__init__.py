@@ -1,10 +1,11 @@
 """What agents are told, and what they say. Pure: knows no HTTP and no MLflow.
 
 From the bottom up:
-    failures.py          a failure that an answer or event reports; the key that a refusal asks for
+    failures.py          a failure that an answer or event reports; why one is none; the key that a refusal asks for
     growing_text.py      a text that grows piece by piece
     pieces.py            chat messages and their deltas, added up
     drafts.py            an output item, as far as it has come
+    order.py             where items stand
     output.py            all output items of a stream, added up
     repeats.py           events that a server sends again
     interface.py         what an interface is

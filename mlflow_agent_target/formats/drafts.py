@@ -16,6 +16,8 @@ PIECES = {
     "response.reasoning_summary_text": ("reasoning", "summary_text", "text", "summary_index"),
     "response.reasoning_text": ("reasoning", "reasoning_text", "text", "content_index"),
 }
+# How much an id or a number alone speaks for a draft. What an item says counts more.
+LIKE_BY_ID, LIKE_BY_NUMBER = 4, 5
 # How the types of output items end.
 _ITEM_TYPES = ("message", "reasoning", "_call", "_output", "_request", "_response", "mcp_list_tools")
 
@@ -104,7 +106,7 @@ class Draft:
             return 8 if same_index else 7 if same_id else 6
         if not self.is_open or other_index:
             return 0
-        return 5 if same_index else 4 if same_id else 0 if self._texts else 1
+        return LIKE_BY_NUMBER if same_index else LIKE_BY_ID if same_id else 0 if self._texts else 1
 
     def _says_the_same(self, full: str, same_id: bool) -> bool:
         text = self.text()
@@ -119,9 +121,9 @@ class Draft:
 
     def as_item(self) -> dict[str, Any]:
         """Return what has come of it, as an item."""
+        texts = self._parts()  # before it is looked whether it is whole: another thread may just end it
         if self.is_whole:
             return self.item
-        texts = self._parts()
         if self.kind == "function_call":
             return {**self.item, "arguments": "".join(text for _, text in texts) or self.item.get("arguments") or ""}
         if self.kind == "reasoning":
@@ -159,6 +161,11 @@ def item_text(item: dict[str, Any]) -> str:
 def as_id(value: Any) -> str:
     """Return an id as it is, and anything else as none."""
     return value if isinstance(value, str) else ""
+
+
+def as_number(index: Any) -> int | None:
+    """Return the number of an item or a part as it is, and anything else as none."""
+    return index if isinstance(index, int) else None
 
 
 def is_item(event: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A failure that an answer or a stream's event reports, and the key that a refusal asks for. Pure."""
+"""A failure that an answer or event reports, why an answer is none, and the key that a refusal asks for. Pure."""
 
 from __future__ import annotations
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_agent_target.formats.drafts import (
+    LIKE_BY_ID,
+    LIKE_BY_NUMBER,
     PIECES,
     Draft,
     as_id,
+    as_number,
     assistant_text,
     item_text,
     same_again,
@@ -16,6 +19,7 @@ from mlflow_agent_target.formats.drafts import (
     same_kind,
 )
 from mlflow_agent_target.formats.growing_text import GrowingText
+from mlflow_agent_target.formats.order import Order
 from mlflow_agent_target.formats.pieces import dicts, rest
 
 
@@ -32,14 +36,11 @@ class Output:
     """
 
     def __init__(self) -> None:
-        self._drafts: list[Draft] = []
+        self._order = Order()
         # Those that have not come whole, and those that the next piece may belong to: by kind, and number or id.
         self._unfinished: dict[int, Draft] = {}
         self._latest: dict[tuple[str, Any], Draft] = {}
-        # Where in the list the open inner response began, and from where on its items stand in the order of their
-        # numbers; which numbers were given to items that have come whole since.
-        self._response = self._ordered = 0
-        self._ended: set[int | None] = set()
+        # Whether an event has said that the open inner response has begun.
         self._is_announced = False
         self.open_part: tuple[Any, ...] | None = None
         self.open_text = GrowingText()
@@ -64,13 +65,13 @@ class Output:
 
     def begin(self, item: dict[str, Any], index: Any = None) -> None:
         """Begin an item of which more will come."""
-        draft = Draft(dict(item), _number(index))
+        draft = Draft(dict(item), as_number(index))
         if not any(draft.is_as_empty_as(other) for other in self._unfinished.values()):
             self._latest[draft.kind, ""] = self._start(draft)  # pieces without an id are its own
 
     def end(self, item: dict[str, Any], index: Any = None) -> str:
         """Add an item that has come whole, and return the assistant's text that its pieces have not said."""
-        return self._end(item, _number(index))[1]
+        return self._end(item, as_number(index))[1]
 
     def begin_response(self) -> None:
         """Begin an inner response. What of the one before is unfinished stays as it is."""
@@ -79,8 +80,7 @@ class Output:
             draft.index = None
         self._latest.clear()
         self._close_part()
-        self._response = self._ordered = len(self._drafts)
-        self._ended = set()
+        self._order.begin_response()
         self._is_announced = True
 
     def end_response(self, output: Any) -> str:
@@ -91,7 +91,7 @@ class Output:
         """
         items = self._new_here(dicts(output))
         drafts: list[Draft | None] = [None] * len(items)
-        whole = [draft for draft in self._drafts[self._response :] if draft.is_whole]
+        whole = [draft for draft in self._order.here if draft.is_whole]
         for same in (same_content, same_id, same_kind):
             for place, item in enumerate(items):
                 if drafts[place] is None and (twin := next((d for d in whole if same(d.item, item)), None)):
@@ -102,7 +102,7 @@ class Output:
             if drafts[place] is None:
                 drafts[place], new = self._end(item, None)
                 text += new
-        self._order([draft for draft in drafts if draft is not None])
+        self._order.arrange([draft for draft in drafts if draft is not None])
         self.begin_response()
         self._is_announced = False
         return text
@@ -110,14 +110,14 @@ class Output:
     def items(self) -> list[dict[str, Any]]:
         """Return all items, those of which only pieces have come as drafts."""
         # A copy of the list: another thread may close the stream, and ask for this, while one still adds to it.
-        return [draft.as_item() for draft in list(self._drafts) if draft.is_told]
+        return [draft.as_item() for draft in list(self._order.drafts) if draft.is_told]
 
     def _new_here(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the items of an inner response without those of earlier ones.
 
         Agents that pass on what models answer may end with a response of their own, which lists all again.
         """
-        here, before = self._drafts[self._response :], self._drafts[: 0 if self._is_announced else self._response]
+        here, before = self._order.here, [] if self._is_announced else self._order.before
         return [
             item
             for item in items
@@ -127,7 +127,7 @@ class Output:
 
     def _draft(self, kind: str, event: dict[str, Any]) -> Draft:
         """Return the draft that a piece belongs to: by its number, else by its id."""
-        index, item_id = _number(event.get("output_index")), as_id(event.get("item_id"))
+        index, item_id = as_number(event.get("output_index")), as_id(event.get("item_id"))
         draft = self._latest.get((kind, item_id if index is None else index))
         if draft is None and index is not None:
             draft = self._latest.get((kind, item_id))
@@ -143,18 +143,10 @@ class Output:
 
     def _start(self, draft: Draft) -> Draft:
         self._close_part()
-        place = self._place(draft)
-        self._insert(draft, place, beside=place)
-        if draft.kind == "function_call_output":  # no model says it, so its response is over
-            self._ordered, self._ended = len(self._drafts), set()
+        self._order.begin(draft)
         if not draft.is_whole:
             self._await(draft)
         return draft
-
-    def _insert(self, draft: Draft, place: int, beside: int) -> None:
-        self._drafts.insert(place, draft)
-        self._response += beside < self._response
-        self._ordered += beside < self._ordered
 
     def _await(self, draft: Draft) -> None:
         """Keep a draft as one that more pieces or a whole item may come for."""
@@ -163,31 +155,10 @@ class Output:
         if draft.index is not None:
             self._latest[draft.kind, draft.index] = draft
 
-    def _place(self, draft: Draft) -> int:
-        """Return where in the list an item that begins belongs."""
-        drafts, index = self._drafts, draft.index
-        end = len(drafts)
-        if draft.kind == "function_call" and (call_id := draft.item.get("call_id")):
-            for place, other in enumerate(drafts):
-                if other.kind == "function_call_output" and other.item.get("call_id") == call_id:
-                    return place
-        if index is None:
-            return end
-        if index in self._ended:  # another inner response has begun, without a word
-            self._ordered, self._ended = end, set()
-        place = end
-        for before in range(end - 1, self._ordered - 1, -1):
-            other_index = drafts[before].index
-            if other_index is not None:
-                if other_index <= index:
-                    break
-                place = before
-        return place
-
     def _end_part(self, event: dict[str, Any], text: str) -> str:
         """Take in the whole text of a part, and return the assistant's text that its pieces have not said."""
         kind, part, _, index = PIECES[event["type"].rpartition(".")[0]]
-        number = _number(event.get("output_index"))
+        number = as_number(event.get("output_index"))
         key = as_id(event.get("item_id")) if number is None else number
         if (kind, key) not in self._latest and (drafts := self._adding_up(kind, text, number)):
             draft, said = self._joined(drafts), text
@@ -207,7 +178,7 @@ class Output:
         drafts = self._drafts_of(item, full, index)
         if not drafts:
             draft = self._start(Draft(item, index, is_whole=True))
-            self._ended.add(index)
+            self._order.end(index)
             return draft, assistant_text(item)
         said = "".join([draft.said() for draft in drafts])
         left_over = rest("".join([draft.text() for draft in drafts]), full) if full else ""
@@ -218,7 +189,7 @@ class Output:
         self._close_part()
         if draft.is_open:
             draft.index = index if draft.index is None else draft.index
-            self._ended.add(draft.index)
+            self._order.end(draft.index)
         if draft.kind == "message" and left_over.strip():
             self._keep(left_over, draft)
         draft.end(item)
@@ -227,16 +198,19 @@ class Output:
     def _drafts_of(self, item: dict[str, Any], full: str, index: int | None) -> list[Draft]:
         """Return the draft of an item that has come whole, or several that add up to it."""
         kind = item.get("type", "message")
-        best, most = None, 0
+        best, most, begun = None, 0, None
         for draft in self._unfinished.values():
-            if draft.kind == kind and (likeness := draft.likeness(item, full, index)) > most:
+            likeness = draft.likeness(item, full, index) if draft.kind == kind else 0
+            if likeness > most:
                 best, most = draft, likeness
-        if best is not None and best.text() == full:
-            return [best]
-        pieces = self._adding_up(kind, full, index, item.get("call_id"))
-        if best is None or (pieces and (best in pieces or not best.has_text)):
-            return [draft for draft in self._unfinished.values() if draft is best or draft in pieces]
-        return [best]
+            if begun is None and likeness in (LIKE_BY_ID, LIKE_BY_NUMBER) and not draft.has_text:
+                begun = draft
+        found = {id(best), id(begun)}
+        if best is None or best.text() != full:
+            pieces = self._adding_up(kind, full, index, item.get("call_id"))
+            if best is None or not best.has_text or any(draft is best for draft in pieces):
+                found |= {id(draft) for draft in pieces}
+        return [draft for draft in self._unfinished.values() if id(draft) in found]
 
     def _adding_up(self, kind: Any, full: str, index: int | None, call_id: Any = None) -> list[Draft]:
         """Return the drafts whose texts add up to a whole one: some servers give each piece an id of its own."""
@@ -266,26 +240,8 @@ class Output:
         other = Draft({key: draft.item[key] for key in ("type", "id") if key in draft.item}, draft.index)
         other.put(left_over, "output_text")
         other.is_open = other.is_shown = False
-        beside = next(place for place, known in enumerate(self._drafts) if known is draft)
-        self._insert(other, beside + 1, beside)
+        self._order.put_behind(other, draft)
         self._await(other)
-
-    def _order(self, listed: list[Draft]) -> None:
-        """Put the items of the open inner response in the order of a list."""
-        behind: dict[int, list[Draft]] = {id(draft): [] for draft in listed}
-        ordered: list[Draft] = []
-        group = self._drafts[self._response :]
-        latest = ordered
-        for draft in group:
-            if id(draft) in behind:
-                latest = behind[id(draft)]
-            else:
-                latest.append(draft)
-        here = {id(draft) for draft in group}
-        for draft in listed:
-            if id(draft) in here:
-                ordered += [draft, *behind[id(draft)]]
-        self._drafts[self._response :] = ordered
 
     def _close_part(self) -> None:
         self.open_part = None
@@ -294,7 +250,3 @@ class Output:
 
 def _known(event: dict[str, Any]) -> dict[str, Any]:
     return {key: event[key] for key in ("call_id", "name") if event.get(key) is not None}
-
-
-def _number(index: Any) -> int | None:
-    return index if isinstance(index, int) else None

@@ -54,11 +54,13 @@ class ResponsesAgent(Interface):
         return event["type"] in _COMPLETES if ResponsesAgent.speaks(event) else None
 
     def add_text(self, event: Event) -> str | None:
-        get = event.get
-        text = get("delta")
-        if get("type") != "response.output_text.delta" or type(text) is not str or not _ON_ANY_EVENT.isdisjoint(event):
+        text = event.get("delta")
+        if event.get("type") != "response.output_text.delta" or type(text) is not str:
             return None
-        if (number := get("sequence_number")) is not None:
+        if not _ON_ANY_EVENT.isdisjoint(event):
+            return None
+        if "sequence_number" in event:
+            number = event["sequence_number"]
             repeats = self._repeats
             if type(number) is int and number > repeats.highest:
                 repeats.highest = number
@@ -66,14 +68,15 @@ class ResponsesAgent(Interface):
             elif repeats.has(event):
                 return ""
         output = self._output
-        part = (get("item_id"), get("output_index"), get("content_index"))
+        part = (event.get("item_id"), event.get("output_index"), event.get("content_index"))
         if part != output.open_part:
             output.open(event, part)
         # As `GrowingText.write` does, without its call.
-        pieces = output.open_text.pieces
+        buffer = output.open_text
+        pieces = buffer.pieces
         pieces.append(text)
         if len(pieces) >= PIECES_APART or len(text) >= LONG_PIECE:
-            output.open_text.join()
+            buffer.join()
         if "id" in event:
             keep(self._extras, event, ["id"])
         return text

@@ -339,6 +339,14 @@ IDS = {
         ["\n"],
         [message("m", "\n")],
     ),
+    "pieces under another id than their item's, twice": (
+        [
+            *(begun({**MESSAGE, "id": "m"}), delta("a", "x"), done(message("m", "a"))),
+            *(done(search("s")), begun({**MESSAGE, "id": "m"}), delta("b", "y"), done(message("m", "b"))),
+        ],
+        ["a", "b"],
+        [message("m", "a"), search("s"), message("m", "b")],
+    ),
     "arguments under another id": (
         [
             begun({**REAL_CALL, "arguments": ""}),
