@@ -23,7 +23,7 @@ def parse_body(raw: bytes, charset: str | None = None) -> Any:
 
 def decoded(raw: bytes, charset: str | None = None) -> str:
     """Return bytes as text, without a byte order mark; what is none in its charset, UTF-8 unless told, is U+FFFD."""
-    return raw.decode(charset or "utf-8-sig", errors="replace")
+    return raw.decode(charset or "utf-8", errors="replace").removeprefix("\ufeff")
 
 
 def other_charset(parameters: str) -> str | None:
@@ -31,6 +31,7 @@ def other_charset(parameters: str) -> str | None:
     found = re.search(r"charset\s*=\s*\"?([\w.:-]+)", parameters, re.IGNORECASE)
     try:
         name = codecs.lookup(found[1]).name if found else "utf-8"
+        b"x".decode(name, errors="replace")  # Python has codecs that are none of text
     except LookupError:
         return None
     return None if name in ("utf-8", "ascii") else name

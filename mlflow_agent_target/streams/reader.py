@@ -25,7 +25,7 @@ from mlflow_agent_target.formats.pieces import keep
 from mlflow_agent_target.formats.registry import interface_of_event
 from mlflow_agent_target.http.statuses import is_sign_in_page, sign_in_page
 from mlflow_agent_target.streams.sse import EventDecoder, ServerSentEvent
-from mlflow_agent_target.text import printable, seconds, server_reason
+from mlflow_agent_target.text import decoded, printable, seconds, server_reason
 
 _Error = TypeVar("_Error", bound=AgentTargetError)
 
@@ -50,11 +50,13 @@ class EventReader:
     Args:
         facts: What is known of the exchange.
         content_type: Of the answer, without parameters.
-        charset: In which a whole answer is written that comes in place of a stream; a stream's is UTF-8.
+        charset: In which a whole answer is written that comes in place of a stream; None for UTF-8, a stream's own.
         ends_by_itself: Whether the body's end proves that nothing of it was cut off.
     """
 
-    def __init__(self, facts: Facts, content_type: str, charset: str = "utf-8", ends_by_itself: bool = False) -> None:
+    def __init__(
+        self, facts: Facts, content_type: str, charset: str | None = None, ends_by_itself: bool = False
+    ) -> None:
         self.arrived: deque[tuple[dict[str, Any], str]] = deque()
         self.has_begun = self.is_over = self.is_marked = False
         self.error: AgentTargetError | None = None
@@ -252,12 +254,3 @@ class EventReader:
             return sign_in_page("a page that asks for a login", self._facts, body)
         message = f"{self._facts.server} {what}. It starts: {printable(body, 200)!r}"
         return self._facts.error(InvalidResponseError, message, body=body)
-
-
-def decoded(raw: bytes, charset: str = "utf-8") -> str:
-    """Return text in the charset that its sender gave, or in UTF-8 where that is none."""
-    try:
-        text = raw.decode(charset, errors="replace")
-    except (LookupError, ValueError):
-        text = raw.decode("utf-8", errors="replace")
-    return text.removeprefix("\ufeff")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from mlflow_agent_target.streams.reader import EventReader
 class ByteStream(Protocol):
     """What a stream needs of an answer's body: bytes as they arrive, and an end to it.
 
-    It may also give the answer's `headers`, and say as `ends_by_itself` whether its end proves that nothing of it was
+    It may also name the answer's `charset`, and say as `ends_by_itself` whether its end proves that nothing of it was
     cut off: it doesn't where it ends because the connection does.
     """
 
@@ -69,9 +68,8 @@ class AgentStream:
         self._clock = clock
         self._started = clock() if started is None else started
         self._silence = waited
-        self._events = EventReader(
-            facts or Facts(status=200), body.content_type, _charset(body), getattr(body, "ends_by_itself", False)
-        )
+        charset, ends_by_itself = getattr(body, "charset", None), getattr(body, "ends_by_itself", False)
+        self._events = EventReader(facts or Facts(status=200), body.content_type, charset, ends_by_itself)
         self._arrived = self._events.arrived
         self._new_text = ""
         self._error: AgentTargetError | None = None
@@ -211,9 +209,3 @@ class AgentStream:
             self._silence += self._clock() - asked
         if self.time_to_first_event is None and self._events.has_begun:
             self.time_to_first_event = self._clock() - self._started
-
-
-def _charset(body: ByteStream) -> str:
-    content_type = getattr(body, "headers", {}).get("content-type", "")
-    found = re.search(r"""charset\s*=\s*["']?([^\s;"']+)""", content_type, re.IGNORECASE)
-    return found[1] if found else "utf-8"

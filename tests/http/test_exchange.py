@@ -340,6 +340,11 @@ UMLAUT = {"predictions": "h\u00f6"}
         (json.dumps(UMLAUT, ensure_ascii=False).encode("utf-16"), 'application/json; charset="UTF-16"'),
         (json.dumps(UMLAUT, ensure_ascii=False).encode(), "application/json; charset=utf-8"),
         (json.dumps(UMLAUT, ensure_ascii=False).encode(), "application/json; charset=nonsense"),
+        (json.dumps(UMLAUT, ensure_ascii=False).encode(), "application/json; charset=rot13"),
+        (
+            b"\xff\xfe" + json.dumps(UMLAUT, ensure_ascii=False).encode("utf-16-le"),
+            "application/json; charset=utf-16-le",
+        ),
         (b"\xef\xbb\xbf" + json.dumps(UMLAUT).encode(), "application/json"),
     ],
 )
