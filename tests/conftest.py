@@ -13,6 +13,7 @@ import pytest
 import mlflow_agent_target
 from mlflow_agent_target import AgentTargetClient
 from mlflow_agent_target.server import LocalServer, serve
+from tests.counting_server import CountingServer
 from tests.scripted import Answer, ScriptedServer
 
 AGENTS = Path(__file__).parent / "agents"
@@ -68,6 +69,19 @@ def scripted() -> Iterator[Callable[..., ScriptedServer]]:
     yield make
     for made in servers:
         made.__exit__()
+
+
+@pytest.fixture(scope="session")
+def counting_server() -> Iterator[CountingServer]:
+    server = CountingServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def counting(counting_server: CountingServer) -> CountingServer:
+    counting_server.reset()
+    return counting_server
 
 
 def user(text: Any) -> dict[str, Any]:

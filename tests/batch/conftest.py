@@ -1,8 +1,6 @@
-"""A server that counts what it is asked, and a small batch that it has answered."""
+"""A small batch that has been answered."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pandas
 import pytest
@@ -11,19 +9,6 @@ from mlflow_agent_target import AgentTargetClient, BatchResult
 from tests.counting_server import CountingServer
 
 QUESTIONS = pandas.DataFrame({"id": [10, 20, 30], "question": ["row 0", None, "row 2"]})
-
-
-@pytest.fixture(scope="session")
-def counting_server() -> Iterator[CountingServer]:
-    server = CountingServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def counting(counting_server: CountingServer) -> CountingServer:
-    counting_server.reset()
-    return counting_server
 
 
 @pytest.fixture
