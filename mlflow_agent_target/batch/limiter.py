@@ -118,7 +118,7 @@ class Limiter:
             self._fall(now, self._limit / 2)
             self.unavailable_in_a_row += 1
             pause = min(_FIRST_PAUSE * 2 ** min(self.unavailable_in_a_row - 1, 16), _LONGEST_PAUSE)
-            retry_after = pause if retry_after is None else retry_after
+            retry_after = retry_after or pause  # "at once" is no licence to use up all tries in a moment
         self._hold(now, retry_after)
 
     def dropped(self) -> None:

@@ -143,12 +143,13 @@ def test_a_retry_after_holds_back_everyone() -> None:
     assert limiter.delay(3.0) >= 5.5
 
 
-def test_an_endpoint_that_is_gone_is_asked_by_one_at_a_time_and_ever_more_seldom() -> None:
+@pytest.mark.parametrize("retry_after", [None, 0.0])
+def test_an_endpoint_that_is_gone_is_asked_by_one_at_a_time_and_ever_more_seldom(retry_after: float | None) -> None:
     limiter = Limiter(64, 0.0, start=64)
     now, waits = 0.0, []
     for _ in range(10):
         limiter.sent(now)
-        limiter.unavailable(now, now, None)
+        limiter.unavailable(now, now, retry_after)
         waits.append(limiter.delay(now))
         now += waits[-1] + 0.001
     assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
