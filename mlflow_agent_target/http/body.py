@@ -77,16 +77,17 @@ class Body:
             EndpointUnavailableError: The connection broke.
             InvalidResponseError: What came can't be read.
         """
-        with self._reading:
-            try:
+        try:
+            with self._reading:
                 if self._answer is not None:
                     self._answer.set_deadline(time.monotonic() + timeout)
                 return self._read1(_CHUNK_BYTES)
-            except (OSError, MalformedError, urllib3.exceptions.HTTPError) as error:
-                raise broken_error(BrokenError(error, Stage.ANSWERING), self.facts) from self.facts.cause(error)
-            finally:
-                if self._is_closed and self._answer is not None:
-                    self._answer.close()  # by another thread, which left that to this one
+        except (OSError, MalformedError, urllib3.exceptions.HTTPError) as error:
+            raise broken_error(BrokenError(error, Stage.ANSWERING), self.facts) from self.facts.cause(error)
+        finally:
+            # Looked at once the lock is free: whoever closes it from now on finds nobody reading, and does it himself.
+            if self._is_closed:
+                self.close()
 
     def finish(self) -> None:
         """Read what little may follow the end marker, so that the connection can be used again, and close."""
