@@ -79,10 +79,17 @@ _MESSAGE = {
 
 
 class Row(NamedTuple):
-    """A row of a batch: its id and what to ask; an error in that place where it can't be read."""
+    """A row of a batch.
+
+    Attributes:
+        id: Its id; None where it has none.
+        inputs: What to ask; an error where that can't be read.
+        columns: The columns of its record that the result carries, by name; None where it carries none.
+    """
 
     id: Any
     inputs: Any
+    columns: Mapping[str, Any] | None = None
 
 
 def columns_of(names: list[Any], column: str | None, id_column: str | None, table: str) -> tuple[Any, Any]:

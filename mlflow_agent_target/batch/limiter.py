@@ -68,6 +68,10 @@ class Limiter:
             waits.append(self._per_minute.delay(now))
         return max(0.0, *waits)
 
+    def waiting(self, now: float) -> str | None:
+        """Return why requests are held back at present, in words; None where nothing but their number bounds them."""
+        return "as the endpoint has asked" if self._held_until > now else None
+
     def sent(self, now: float) -> None:
         """A request goes now."""
         self.in_flight += 1

@@ -31,6 +31,7 @@ class Progress:
         in_flight: Requests that are being answered.
         concurrency: The most requests in flight at present.
         seconds: Since the run began.
+        waiting: Why requests are held back at present; None where they are not.
         input_tokens, output_tokens: Tokens of this run's answers, as far as the agent counts them.
         latencies: Seconds that each of the latest rows took.
     """
@@ -42,6 +43,7 @@ class Progress:
     in_flight: int
     concurrency: int
     seconds: float
+    waiting: str | None
     input_tokens: int
     output_tokens: int
     latencies: Sequence[float]
@@ -71,7 +73,7 @@ class Tally:
         if outcome.seconds is not None:
             self._latencies.append(outcome.seconds)
 
-    def progress(self, total: int | None, in_flight: int, concurrency: int) -> Progress:
+    def progress(self, total: int | None, in_flight: int, concurrency: int, waiting: str | None) -> Progress:
         """Return how it goes."""
         return Progress(
             done=self.earlier + self._done,
@@ -81,6 +83,7 @@ class Tally:
             in_flight=in_flight,
             concurrency=concurrency,
             seconds=time.monotonic() - self._started,
+            waiting=waiting,
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,
             latencies=list(self._latencies),

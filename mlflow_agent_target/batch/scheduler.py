@@ -141,7 +141,8 @@ class Scheduler:
 
     def progress(self, total: int | None) -> Progress:
         """Return how it goes."""
-        return self.tally.progress(total, self._limiter.in_flight, self._limiter.concurrency)
+        waiting = self._limiter.waiting(time.monotonic())
+        return self.tally.progress(total, self._limiter.in_flight, self._limiter.concurrency, waiting)
 
     # The workers' threads.
 
