@@ -93,6 +93,7 @@ class BatchScoring:
             idempotent=once.idempotent,
             rerun_in_doubt=rerun_in_doubt,
             retries=Backoff.read(),
+            timeout=once.limits().timeout,
             total_timeout=once.limits().total_timeout,
         )
         rows = inputs if isinstance(inputs, Rows) else Rows(inputs, column, id_column)

@@ -4,7 +4,8 @@ From the bottom up:
     records.py     what is known of a row, and the one table of its columns
     policy.py      how a batch is run, and what a failed attempt means for the row and for the run; pure
     rate.py        requests a minute, and the mirror of the endpoint's token bucket; pure
-    limiter.py     how many may be in flight, and when the next may go; pure
+    window.py      how many may be in flight, as long as none is refused; pure
+    limiter.py     when the next may go, and what it is that refuses; pure
     cells.py       what a cell or a record of a table means; pure
     tables.py      iterables, frames, CSV, JSONL, Parquet, read a record at a time
     journal.py     SQLite: every row's state and outcome

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import Enum
+from typing import Literal, NamedTuple
 
 from mlflow_agent_target.batch.records import IN_DOUBT, OK
 from mlflow_agent_target.errors import (
+    AgentError,
     AgentTargetError,
     AuthenticationError,
     EndpointNotFoundError,
+    EndpointUnavailableError,
     InterfaceMismatchError,
     InvalidInputError,
     PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
 )
 from mlflow_agent_target.http.retry import seconds_until_retry
 from mlflow_agent_target.target.settings import Backoff, TimeLimits
@@ -37,6 +42,7 @@ class BatchOptions:
         idempotent: Whether the agent may safely run twice, so that every passing failure is retried.
         rerun_in_doubt: Whether rows that were in flight when an earlier process ended are sent again.
         retries: When to try again after a failure that is not the endpoint's refusal.
+        timeout: Seconds for one attempt.
         total_timeout: Seconds for all attempts of a row, and for an endpoint that answers nothing to come back.
 
     Raises:
@@ -50,6 +56,7 @@ class BatchOptions:
     idempotent: bool = False
     rerun_in_doubt: bool = True
     retries: Backoff = field(default_factory=Backoff)
+    timeout: float = TimeLimits.timeout
     total_timeout: float = TimeLimits.total_timeout
 
     def __post_init__(self) -> None:
@@ -75,9 +82,51 @@ class BatchOptions:
         return state != OK and (state != IN_DOUBT or self.rerun_in_doubt)
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Return whether the agent has not run, and the endpoint may take the same request later."""
-    return isinstance(error, AgentTargetError) and error.retryable and not error.may_have_run
+class End(Enum):
+    """The four ways in which a request ends."""
+
+    ANSWERED = "answered"  # well, or with an error of the agent's own
+    REFUSED = "refused"  # the agent has not run, and the endpoint may take the same request later
+    LOST = "lost"  # no answer came, and the agent may have run
+    NEVER_LEFT = "never left"  # what to send was wrong, so that the endpoint was not asked
+
+
+class Ended(NamedTuple):
+    """What the end of a request says of the endpoint.
+
+    Attributes:
+        kind: How it ended.
+        is_rate: Whether it was refused because there were too many.
+        retry_after: Seconds that the endpoint asks to wait; None where it does not say.
+        timed_out: Whether it was lost because it took too long.
+        is_doubtful: Whether the error could be the gateway's as well as the agent's.
+    """
+
+    kind: End
+    is_rate: bool = False
+    retry_after: float | None = None
+    timed_out: bool = False
+    is_doubtful: bool = False
+
+
+ANSWERED = Ended(End.ANSWERED)
+NEVER_LEFT = Ended(End.NEVER_LEFT)
+
+
+def end_of(error: BaseException) -> Ended:
+    """Return what a failed request says of the endpoint."""
+    if not isinstance(error, AgentTargetError):
+        return NEVER_LEFT  # such as what a caller's own object raises when it is read
+    if error.retryable and not error.may_have_run:
+        retry_after = getattr(error, "retry_after", None)
+        return Ended(End.REFUSED, is_rate=isinstance(error, RateLimitError), retry_after=retry_after)
+    if isinstance(error, RequestTimeoutError):
+        return Ended(End.LOST, timed_out=True)
+    if isinstance(error, EndpointUnavailableError) and error.may_have_run:
+        return Ended(End.LOST)
+    if not error.attempts and error.status_code is None:
+        return NEVER_LEFT
+    return Ended(End.ANSWERED, is_doubtful=isinstance(error, AgentError) and (error.status_code or 0) >= 500)
 
 
 def is_of_every_row(error: BaseException) -> bool:
@@ -121,28 +170,29 @@ class FailurePolicy:
     def __init__(self, options: BatchOptions) -> None:
         self._options = options
         self._has_answered = False
-        # The first refusal since the last answer. Time without requests doesn't count: rows that come slowly are no
-        # fault of the endpoint.
-        self._refusing_since: float | None = None
+        # The first attempt in vain since the last answer. Time without requests doesn't count: rows that come slowly
+        # are no fault of the endpoint.
+        self._in_vain_since: float | None = None
 
     def answered(self) -> None:
-        """The endpoint answered, whatever it said, or was given the time to."""
-        self._refusing_since, self._has_answered = None, True
+        """The endpoint answered, whatever it said."""
+        self._in_vain_since, self._has_answered = None, True
 
     def failed(
-        self, error: BaseException, now: float, *, attempts: int, seconds: float, unavailable_in_a_row: int
+        self, error: BaseException, end: End, now: float, *, attempts: int, seconds: float, tries: int
     ) -> Decision:
         """Return what follows from a failed attempt.
 
         Args:
             error: What it ended in.
+            end: How it ended, by `end_of`.
             now: When it ended.
             attempts: Attempts at its row so far, 1 or more.
             seconds: Since the first of them.
-            unavailable_in_a_row: How often the endpoint was found unavailable since it last answered.
+            tries: How often the endpoint was tried in vain since it was last there.
         """
-        if is_refusal(error):
-            if self._is_out_of_reach(error, now, unavailable_in_a_row):
+        if end is End.REFUSED:
+            if self._is_out_of_reach(error, now, tries):
                 return Decision(is_released=True, ends_the_run=True)
             most = self._options.retries.max_retries
             if most and (attempts <= most or seconds <= self._options.total_timeout):
@@ -151,17 +201,20 @@ class FailurePolicy:
         elif is_of_every_row(error):
             return Decision(is_released=True, ends_the_run=True)
         else:
-            self.answered()
+            if end is End.ANSWERED:
+                self.answered()
+            if end is End.LOST and self._is_out_of_reach(error, now, tries):
+                return Decision(ends_the_run=True)
             if (wait := self._wait(error, attempts, seconds)) is not None:
                 return Decision(wait)
         return Decision(ends_the_run=self._options.on_error == "raise")
 
-    def _is_out_of_reach(self, error: BaseException, now: float, unavailable_in_a_row: int) -> bool:
-        if self._refusing_since is None:
-            self._refusing_since = now
-        is_new = not self._has_answered and unavailable_in_a_row >= _TRIES_OF_A_NEW_ADDRESS
+    def _is_out_of_reach(self, error: BaseException, now: float, tries: int) -> bool:
+        if self._in_vain_since is None:
+            self._in_vain_since = now
+        is_new = not self._has_answered and tries >= _TRIES_OF_A_NEW_ADDRESS
         is_wrong = is_new and getattr(error, "unreachable", False)
-        return is_wrong or now - self._refusing_since > self._options.total_timeout
+        return is_wrong or now - self._in_vain_since > self._options.total_timeout
 
     def _wait(self, error: BaseException, attempts: int, seconds: float) -> float | None:
         """Return the seconds until a row is sent again for which the agent may have run; None for never."""

@@ -7,22 +7,33 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 # Requests are counted when they are sent here, and when they arrive there: some take a little longer than others.
 _MINUTE_SECONDS = 60.1
-# The rate is measured over so many seconds of the past, and is never thought to be lower than this (requests a second).
-_MEASURED_SECONDS, _LOWEST_RATE = 15.0, 1 / 30.0
-# At the first refusal, most of what passed had been in the bucket from the start: the rate is far below what was
-# measured. It is taken to be this part of it, and not less than that many a second.
-_FIRST_CUT, _FIRST_RATE = 16, 1.0
-# With fewer requests than this since the last refusal, a measurement says nothing. Two that differ by less than this
-# part agree.
-_FEWEST_PASSED, _AGREEMENT = 4, 0.15
-# A pause of more than so many seconds lets the bucket run over. The rate can be told after it if requests flowed for at
-# least this part of the time, and is then used with some caution.
-_LONG_PAUSE, _FLOWING_PART, _CAUTION = 0.5, 0.25, 0.97
-# Seconds in which the learned rate is tried up to twice itself.
-_FASTEST_DOUBLING, _SLOWEST_DOUBLING = 0.1, 60.0
+# The rate that is tried first after a refusal, and the lowest that is ever tried: requests a second.
+_FIRST_RATE, _LOWEST_RATE, _HIGHEST_RATE = 1.0, 1 / 30.0, 1e5
+# A bucket is fitted to so many of the latest requests. The sizes of buckets that are tried.
+_REMEMBERED = 96
+_BURSTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 96)
+_HALVINGS = 14
+# Requests are some milliseconds on their way, so that a bucket holds a little more or less than is computed.
+_SLACK, _ODD, _ODD_SECONDS = 0.5, 1.25, 0.005
+# Seconds in which the learned rate is tried up to twice itself, where refusals cost no pause, and where they do: times
+# the pause. Two rates that differ by less than this part agree, and the next try comes later.
+_FASTEST_DOUBLING, _SLOWEST_DOUBLING = 0.1, 20.0
+_PAUSES_FIRST, _PAUSES_LATER = 40.0, 160.0
+_AGREEMENT = 0.15
+# A pause of so many seconds is worth some caution.
+_PAUSE, _CAUTION = 0.2, 0.97
+# Where nothing else is known, a refusal cuts the rate to this part.
+_CUT = 0.7
+# Few refusals by chance look like a bucket's edge. To tell them apart, the rate is raised by this factor, once, for so
+# many requests: a bucket refuses far more of them than this part, and chance as many as before.
+_TRIAL_FACTOR, _TRIAL_REQUESTS, _TRIAL_PART = 1.5, 48, 0.2
+# So many refusals, of which no bucket explains this part, are chance. It is none when more than this part is refused.
+_FEWEST_REFUSALS, _UNEXPLAINED, _TOO_MANY, _FEWEST_SEEN = 8, 0.25, 0.7, 64
 
 
 class PerMinute:
@@ -50,14 +61,36 @@ class PerMinute:
         # What a pause left unused is not made up for in a rush.
         self._next = max(self._next + self._interval, now)
 
+    def not_sent(self) -> None:
+        """The latest request did not go after all."""
+        self._last.pop()
+        self._next -= self._interval
+
+
+class _Request(NamedTuple):
+    sent_at: float
+    passed: bool  # or is on its way
+
+
+class _Fit(NamedTuple):
+    """The bucket that explains best what passed and what was refused."""
+
+    lowest_rate: float
+    highest_rate: float
+    burst: float
+    unexplained: float  # the part of the refusals
+    refusals: int
+
 
 class BucketMirror:
     """A copy of the endpoint's token bucket, as far as refusals have shown it: without a limit until the first.
 
     A token bucket fills at a steady rate, holds no more than its burst, and gives one token to each request; a request
-    that finds it empty is refused. So a refusal says when the bucket was empty, and what passed between two refusals is
-    what flowed in. After a refusal the rate is tried upwards, quickly at first, and more slowly with every refusal that
-    agrees on it.
+    that finds it empty is refused. So each refusal says that it was empty, and each request that passed, that it was
+    not. The bucket that explains the latest of both is the copy. The rate is then tried upwards, more slowly with every
+    refusal that agrees on it.
+
+    An endpoint that refuses by chance has no such bucket. It is asked as fast as it will take it.
 
     Args:
         now: The time at the start.
@@ -65,16 +98,16 @@ class BucketMirror:
 
     def __init__(self, now: float) -> None:
         self._rate = math.inf  # tokens a second, as learned at the last refusal
-        self._burst = math.inf  # the most tokens that the bucket was seen to hold
-        self._tokens = math.inf  # in the bucket at the time `_at`
+        self._burst = 1.0  # the most tokens that it holds
+        self._tokens = math.inf  # in it at the time `_at`
         self._at = now
-        self._passed = 0
-        self._learned_until = now  # requests sent before then say nothing new
-        self._quiet_since = now
         self._doubling = _FASTEST_DOUBLING
-        # For each time that the bucket was seen empty: when, how many requests had passed by then, and for how long
-        # nothing was sent after it.
-        self._empty: deque[list[float]] = deque([[now, 0, 0]])
+        self._quiet_since = self._learned_until = now  # requests sent before then say nothing new
+        self._agreed: float | None = None  # the rate of the last fit
+        self._is_chance = False
+        self._was_tried = False
+        self._trial_since: float | None = None
+        self._requests: deque[_Request] = deque(maxlen=_REMEMBERED)
 
     def rate(self, now: float) -> float:
         """Return the requests a second that are tried at present: more, the longer nothing was refused."""
@@ -86,78 +119,170 @@ class BucketMirror:
 
     def sent(self, now: float) -> None:
         """A request goes now."""
-        self._passed += 1
+        self._requests.append(_Request(now, True))
         if self._rate < math.inf:
             self._tokens, self._at = self._tokens_at(now) - 1.0, now
 
-    def refused(self, now: float, sent_at: float, held_until: float) -> bool:
+    def not_passed(self, sent_at: float) -> None:
+        """A request that was sent then took no token, for another reason."""
+        if (found := self._find(sent_at)) is not None:
+            del self._requests[found]
+
+    def begin(self, now: float, rate: float) -> None:
+        """Try no more than so many requests a second at first."""
+        self._rate, self._doubling = rate, _FASTEST_DOUBLING
+        self._quiet_since = self._learned_until = now
+        self._tokens, self._at = 0.0, now
+
+    def forget(self) -> None:
+        """It was no rate that refused."""
+        self._rate = self._tokens = math.inf
+        self._agreed, self._is_chance, self._trial_since = None, False, None
+        self._requests.clear()
+
+    def refused(self, now: float, sent_at: float, held_until: float, answers: float) -> bool:
         """Learn from a refusal.
 
         Args:
             now: When it came.
             sent_at: When its request was sent.
             held_until: Nothing is sent before then, as the endpoint has asked.
+            answers: Answers a second, lately.
 
         Returns:
             Whether there was something to learn: not from a request that was on its way at the refusal before.
         """
-        self.not_passed(sent_at)
+        if (found := self._find(sent_at)) is not None:
+            self._requests[found] = _Request(self._requests[found].sent_at, False)
+        if self._is_chance:
+            if len(self._requests) >= _FEWEST_SEEN and self._refused_part() > _TOO_MANY:
+                self.forget()
+            return False
         if sent_at < self._learned_until:
             return False
-        while len(self._empty) > 1 and self._empty[0][0] < now - _MEASURED_SECONDS:
-            self._empty.popleft()
-        since, passed_before, _ = self._empty[0]
-        passed = self._passed - passed_before
-        measured = passed / max(now - since, 1e-3)
-        last, last_passed, pause = self._empty[-1]
+        pause, rate = max(held_until - now, 0.0), self.rate(now)
         if self._rate == math.inf:
-            self._burst = max(passed, 1.0)
-            self._rate = max(measured / _FIRST_CUT, _FIRST_RATE)
-            self._empty.clear()
-        elif pause > _LONG_PAUSE:
-            self._learn_after_pause(self._passed - last_passed, pause, now - last - pause)
-        elif passed < _FEWEST_PASSED:
-            self._rate = self.rate(now) / 2
+            self.begin(now, max(answers, _FIRST_RATE))
+        elif self._trial_since is not None:
+            return self._end_trial(now, self._trial_since)
         else:
-            agrees = abs(measured - self._rate) < _AGREEMENT * self._rate
-            self._doubling *= 4.0 if agrees else 0.5
-            self._doubling = min(max(self._doubling, _FASTEST_DOUBLING), _SLOWEST_DOUBLING)
-            self._rate = measured
-        self._rate = max(self._rate, _LOWEST_RATE)
-        # Nothing is sent until then, so what is refused meanwhile was on its way.
+            self._learn(now, rate, pause, self._fit(sent_at))
+        # An endpoint that asks for a pause says that one request may pass after it.
+        self._rate = max(self._rate, 1.0 / pause if pause > _PAUSE else _LOWEST_RATE)
         self._quiet_since = self._learned_until = max(now, held_until)
         self._tokens, self._at = 0.0, now
-        self._empty.append([now, self._passed, max(held_until - now, 0.0)])
         return True
 
-    def _learn_after_pause(self, passed: float, pause: float, flowing: float) -> None:
-        """Learn from a refusal that came after a long pause, in which the bucket ran over.
+    def _end_trial(self, now: float, since: float) -> bool:
+        """See whether requests that went faster than was learned were refused more often."""
+        parts = [request.passed for request in self._requests if request.sent_at >= since]
+        if len(parts) < _TRIAL_REQUESTS:
+            return False
+        self._trial_since = None
+        if 1.0 - sum(parts) / len(parts) < _TRIAL_PART:
+            self._take_for_chance(self._rate)
+            return True
+        self._rate /= _TRIAL_FACTOR
+        self._quiet_since = self._learned_until = now
+        return True
 
-        Of the tokens of the pause only a burst was left, so they tell no rate; and every refusal costs such a pause
-        again, so that it pays to be careful.
+    def _take_for_chance(self, rate: float) -> None:
+        self._is_chance = True
+        self._rate, self._doubling = 2.0 * rate, _FASTEST_DOUBLING
 
-        Args:
-            passed: Requests that passed since the refusal before this one.
-            pause: Seconds in which nothing was sent, after that refusal.
-            flowing: Seconds since the pause.
-        """
-        if passed < self._burst:
-            self._burst = max(0.75 * passed, 1.0)  # it holds less than was thought; how much less is not told
-        elif flowing < _FLOWING_PART * (pause + flowing):
-            self._rate /= 1.5  # so soon after the burst, nothing tells how much too fast it was
-            self._doubling = 1.0
+    def _learn(self, now: float, rate: float, pause: float, fit: _Fit) -> None:
+        """Learn the rate, where `rate` was too much, or chance."""
+        if fit.refusals >= _FEWEST_REFUSALS and fit.unexplained > _UNEXPLAINED:
+            self._take_for_chance(rate)
+            return
+        if pause > _PAUSE:
+            learned = min(fit.lowest_rate ** (2 / 3) * fit.highest_rate ** (1 / 3), max(0.9 * rate, fit.lowest_rate))
         else:
-            self._rate = max((passed - self._burst) / flowing, passed / (pause + flowing)) * _CAUTION
-            self._doubling = _SLOWEST_DOUBLING
+            learned = min(max(_CUT * rate, fit.lowest_rate), fit.highest_rate)
+        agrees = self._agreed is not None and abs(learned - self._agreed) < _AGREEMENT * self._agreed
+        self._doubling *= 4.0 if agrees else 0.5
+        self._doubling = max(self._doubling, _FASTEST_DOUBLING, _PAUSES_FIRST * pause)
+        self._doubling = min(self._doubling, max(_SLOWEST_DOUBLING, _PAUSES_LATER * pause))
+        self._agreed, self._burst = learned, fit.burst
+        self._rate = min(learned, rate) * (_CAUTION if pause > _PAUSE else 1.0)
+        if agrees and pause <= _PAUSE and not self._was_tried and len(self._requests) == _REMEMBERED:
+            self._was_tried, self._trial_since = True, now
+            self._rate *= _TRIAL_FACTOR
 
-    def not_passed(self, sent_at: float) -> None:
-        """A request that was sent then took no token."""
-        self._passed -= 1
-        for seen in self._empty:
-            if sent_at <= seen[0]:
-                seen[1] -= 1
+    def _fit(self, until: float) -> _Fit:
+        """Find the bucket that explains the requests that were sent until then."""
+        requests = [request for request in self._requests if request.sent_at <= until]
+        level = math.inf  # full at first
+        # Of a time that is no longer remembered, only this is known: at a refusal the bucket is empty.
+        first = next((index for index, request in enumerate(requests[:-1]) if not request.passed), None)
+        if first is not None and len(self._requests) == _REMEMBERED:
+            requests, level = requests[first:], 0.0
+        refusals = sum(not request.passed for request in requests)
+
+        def odd(rate: float, burst: float) -> int | None:
+            return _unexplained(requests, rate, burst, level)
+
+        best: tuple[int, float, float] | None = None
+        # The size that was found before comes first, then the smallest that will do.
+        for burst in (*((self._burst,) if self._agreed else ()), *_BURSTS):
+            lowest = _limit(odd, burst, lambda unexplained: unexplained is None, _LOWEST_RATE)[1]
+            unexplained = odd(lowest, burst)
+            if unexplained is not None and (best is None or unexplained < best[0]):
+                best = unexplained, lowest, float(burst)
+            if unexplained == 0:
+                break
+        if best is None:
+            return _Fit(_LOWEST_RATE, _HIGHEST_RATE, self._burst, 0.0, refusals)
+        fewest, lowest, burst = best
+        highest = _limit(odd, burst, lambda unexplained: unexplained == fewest, lowest)[0]
+        return _Fit(lowest, highest, burst, fewest / max(refusals, 1), refusals)
+
+    def _find(self, sent_at: float) -> int | None:
+        """Return where the request is that was sent then, as far as it is remembered."""
+        for index in range(len(self._requests) - 1, -1, -1):
+            request = self._requests[index]
+            if request.passed and request.sent_at <= sent_at:
+                return index
+        return None
+
+    def _refused_part(self) -> float:
+        return sum(not request.passed for request in self._requests) / len(self._requests)
 
     def _tokens_at(self, now: float) -> float:
-        # What flowed in while nothing was sent may be used at once, as soon as refusals have agreed on the rate.
-        most = max(self._burst, 1.0) if self._doubling > _FASTEST_DOUBLING else 1.0
-        return min(self._tokens + (now - self._at) * self.rate(now), most)
+        return min(self._tokens + (now - self._at) * self.rate(now), max(self._burst - _SLACK, 1.0))
+
+
+def _unexplained(requests: list[_Request], rate: float, burst: float, level: float) -> int | None:
+    """Return how many refusals a bucket does not explain; None where it would not let pass what passed.
+
+    Args:
+        requests: What passed and what was refused, in the order of time.
+        rate: Tokens that flow into the bucket in a second.
+        burst: The most tokens that it holds.
+        level: Tokens in it at first.
+    """
+    level, at, odd = min(level, burst), requests[0].sent_at, 0
+    for sent_at, passed in requests:
+        flowed = level + (sent_at - at) * rate
+        level, at = min(burst, flowed), sent_at
+        if passed:
+            level -= 1.0
+            if level < -_SLACK:
+                return None
+        elif flowed > _ODD + _ODD_SECONDS * rate:
+            odd += 1
+    return odd
+
+
+def _limit(
+    odd: Callable[[float, float], int | None], burst: float, holds: Callable[[int | None], bool], low: float
+) -> tuple[float, float]:
+    """Return the highest rate for which something holds that holds for all lower ones, and the next for which not."""
+    high = _HIGHEST_RATE
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        if holds(odd(middle, burst)):
+            low = middle
+        else:
+            high = middle
+    return low, high

@@ -22,13 +22,16 @@ from typing import Any
 
 from mlflow_agent_target.batch.journal import Journal
 from mlflow_agent_target.batch.limiter import Limiter
-from mlflow_agent_target.batch.policy import BatchOptions, FailurePolicy, is_refusal
+from mlflow_agent_target.batch.policy import ANSWERED, NEVER_LEFT, BatchOptions, End, FailurePolicy, end_of
 from mlflow_agent_target.batch.progress import Progress, Tally
 from mlflow_agent_target.batch.records import Claim, Outcome, answer_outcome, error_outcome
-from mlflow_agent_target.errors import AgentTargetError, RateLimitError
+from mlflow_agent_target.errors import AgentTargetError
 from mlflow_agent_target.formats.answers import AgentResponse
 
 _logger = logging.getLogger(__name__)
+
+# A pause of so many seconds is told to whoever looks on.
+_LONG_PAUSE = 30.0
 
 Query = Callable[[Any], AgentResponse]
 # What a worker says: which task ended, in what, when.
@@ -38,7 +41,7 @@ _Ended = tuple["Task", "Outcome | BaseException", float]
 class Task:
     """A row on its way."""
 
-    __slots__ = ("attempts", "claim", "first_sent", "inputs", "sent_at")
+    __slots__ = ("attempts", "claim", "first_sent", "inputs", "level", "sent_at")
 
     def __init__(self, claim: Claim, inputs: Any) -> None:
         self.claim = claim
@@ -46,6 +49,7 @@ class Task:
         self.attempts = 0
         self.first_sent = 0.0
         self.sent_at = 0.0
+        self.level = 0  # requests in flight with it when it was sent
 
 
 class Scheduler:
@@ -73,8 +77,14 @@ class Scheduler:
         self._query = query
         self._journal = journal
         self._policy = FailurePolicy(options)
-        now, rate = time.monotonic(), options.requests_per_minute
-        self._limiter = Limiter(options.ceiling, now, start=options.concurrency, requests_per_minute=rate)
+        self._limiter = Limiter(
+            options.ceiling,
+            time.monotonic(),
+            start=options.concurrency,
+            requests_per_minute=options.requests_per_minute,
+            timeout=options.timeout,
+            longest_pause=options.total_timeout,
+        )
         self._thread = threading.Thread(target=self._run, name="agent-target-batch", daemon=True)
         self._workers: list[threading.Thread] = []
         self._context = contextvars.copy_context()  # the caller's: logins on behalf of a user lie there
@@ -206,18 +216,24 @@ class Scheduler:
         return None if delay == math.inf else max(delay, 0.0)
 
     def _answered(self, task: Task, outcome: Outcome, now: float) -> None:
-        self._limiter.answered(now, task.sent_at)
+        self._limiter.ended(ANSWERED, now, task.sent_at, task.level)
         self._policy.answered()
         self._settle(outcome._replace(seconds=now - task.sent_at))
 
     def _failed(self, task: Task, error: BaseException, now: float) -> None:
-        self._slow_down(error, now, task.sent_at)
+        end, held_until = end_of(error), self._limiter.held_until
+        self._limiter.ended(end, now, task.sent_at, task.level)
+        if self._limiter.held_until > max(held_until, now + _LONG_PAUSE):
+            seconds = self._limiter.held_until - now
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+            _logger.warning("Nothing is sent until %s, for %.0f seconds: %s", until, seconds, error)
         decision = self._policy.failed(
             error,
+            end.kind,
             now,
             attempts=task.attempts,
             seconds=now - task.first_sent,
-            unavailable_in_a_row=self._limiter.unavailable_in_a_row,
+            tries=self._limiter.tries,
         )
         if decision.is_released:
             self._released.append(task.claim.position)
@@ -228,15 +244,6 @@ class Scheduler:
             heapq.heappush(self._retries, (now + decision.wait, next(self._number), task, error))
         if decision.ends_the_run:
             self._fail(error)
-
-    def _slow_down(self, error: BaseException, now: float, sent_at: float) -> None:
-        retry_after = getattr(error, "retry_after", None)
-        if not is_refusal(error):
-            self._limiter.answered(now, sent_at)
-        elif isinstance(error, RateLimitError):
-            self._limiter.rate_limited(now, sent_at, retry_after)
-        else:
-            self._limiter.unavailable(now, sent_at, retry_after)
 
     def _settle(self, outcome: Outcome) -> None:
         self.tally.ended(outcome)
@@ -253,7 +260,7 @@ class Scheduler:
         tasks = []
         now = time.monotonic()
         while not self._stopping and self._limiter.delay(now) <= 0.0 and (task := self._next_task(now)):
-            self._limiter.sent(now)
+            task.level = self._limiter.sent(now)
             tasks.append(task)
         if not (tasks or self._settled or self._released):
             return
@@ -262,8 +269,8 @@ class Scheduler:
         try:
             self._journal.write(settled, released, [task.claim for task in tasks])
         except AgentTargetError as error:
-            for _ in tasks:
-                self._limiter.dropped()
+            for task in tasks:
+                self._limiter.ended(NEVER_LEFT, now, now, task.level)
             self._unwritten += settled
             self._fail(error)
             return
@@ -293,7 +300,7 @@ class Scheduler:
     def _settle_the_rest(self) -> None:
         """Record rows that waited to be sent again as failed, if the agent may have run for them."""
         for _, _, task, error in self._retries:
-            if not is_refusal(error):
+            if end_of(error).kind is not End.REFUSED:
                 self._settle(error_outcome(task.claim, error, task.attempts, None))
         self._retries = []
         self._settled += self._unwritten  # there may be room on the disk again

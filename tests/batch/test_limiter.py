@@ -2,177 +2,321 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 
 from mlflow_agent_target.batch.limiter import Limiter
-from tests.counting_server import Bucket
+from mlflow_agent_target.batch.policy import ANSWERED, NEVER_LEFT, End, Ended
+from tests.batch.simulated import Endpoint, Run, around, schedule
 
-Times = Callable[[random.Random], float]
-
-
-class Endpoint:
-    """Answers or refuses, with limits that are known here and not to the limiter."""
-
-    def __init__(self, rate: float = math.inf, burst: float = math.inf, slots: float = math.inf) -> None:
-        self.now = 0.0
-        self.bucket = Bucket(rate, burst, clock=lambda: self.now) if rate < math.inf else None
-        self.slots = slots
-        self.in_flight = self.most_in_flight = 0
-
-    def refuses(self) -> bool:
-        if self.in_flight >= self.slots or (self.bucket and self.bucket.take()):
-            return True
-        self.in_flight += 1
-        self.most_in_flight = max(self.in_flight, self.most_in_flight)
-        return False
+half, whole = around(0.5), around(1.0)
 
 
-def run(rows: int, endpoint: Endpoint, times: Times, limiter: Limiter, retry_after: float | None = None) -> list[float]:
-    """Run a batch, and return the times of its refusals; `endpoint.now` is then how long it took."""
-    randomly, number = random.Random(1), itertools.count()
-    in_flight: list[tuple[float, int, float, bool]] = []
-    refusals: list[float] = []
-    left = rows
-    now = 0.0
-    while left or in_flight:
-        while left and limiter.delay(now) == 0.0:
-            limiter.sent(now)
-            left -= 1
-            endpoint.now = now
-            refused = endpoint.refuses()
-            takes = 0.001 if refused else times(randomly)
-            heapq.heappush(in_flight, (now + takes, next(number), now, refused))
-        due = now + limiter.delay(now) if left else math.inf
-        if in_flight and in_flight[0][0] <= due:
-            now, _, sent_at, refused = heapq.heappop(in_flight)
-            if refused:
-                left += 1
-                refusals.append(now)
-                limiter.rate_limited(now, sent_at, retry_after)
-            else:
-                endpoint.in_flight -= 1
-                limiter.answered(now, sent_at)
-        else:
-            now = due + 0.0002
-    endpoint.now = now
-    return refusals
+def cached(number: int, now: float, load: int) -> float:
+    return 0.002 if number % 2 else whole(number, now, load)
 
 
-def around(seconds: float) -> Times:
-    return lambda randomly: seconds * math.exp(0.5 * randomly.gauss(0, 1))
+def by_length(number: int, now: float, load: int) -> float:
+    return 0.1 + 3 * number / 1500
 
 
-@pytest.mark.parametrize("burst", [10, 25, 50, 100])
-@pytest.mark.parametrize("seconds", [0.005, 0.05, 0.2])
-@pytest.mark.parametrize("retry_after", [None, 0.02])
-def test_a_rate_is_learned_from_few_refusals(burst: float, seconds: float, retry_after: float | None) -> None:
-    endpoint = Endpoint(rate=50, burst=burst)
-    refusals = run(600, endpoint, around(seconds), Limiter(192, 0.0), retry_after)
-    assert endpoint.now <= 1.05 * 12
-    assert len(refusals) <= 30
+def quick_400(number: int, now: float, load: int) -> float:
+    return half(number, now, load) if number % 3 else 0.003
 
 
-@pytest.mark.parametrize("burst", [5, 10, 25, 50])
-def test_pauses_in_which_a_small_bucket_runs_over_are_few(burst: float) -> None:
-    """Servers that give whole seconds make every refusal cost one."""
-    endpoint = Endpoint(rate=50, burst=burst)
-    refusals = run(600, endpoint, around(0.05), Limiter(192, 0.0), 1.0)
-    assert endpoint.now <= 2.5 * 12
-    assert len(refusals) <= 60
+def slow_50th(number: int, now: float, load: int) -> float:
+    return half(number, now, load) if number % 50 else 6.0
 
 
-def test_a_rate_that_was_raised_is_found() -> None:
-    endpoint = Endpoint(rate=20, burst=10)
-    limiter = Limiter(192, 0.0)
-    run(200, endpoint, around(0.05), limiter)
-    assert limiter._bucket.rate(endpoint.now) == pytest.approx(20, rel=0.3)
-    assert limiter._bucket.rate(endpoint.now + 180) > 80
+def slower(number: int, now: float, load: int) -> float:
+    return half(number, now, load) * (4 if now > 5 else 1)
 
 
-def test_the_number_in_flight_grows_while_answers_come_well() -> None:
-    endpoint = Endpoint()
-    run(2000, endpoint, around(1.0), Limiter(192, 0.0))
-    assert endpoint.most_in_flight == 192
-    assert endpoint.now < 20  # 2,000 of 1.13 s each, 192 at a time, take 12 s
+def loaded(number: int, now: float, load: int) -> float:
+    return 0.3 * math.exp(0.3 * random.Random(number).gauss(0, 1)) * (1 + load / 40)
 
 
-def test_an_endpoint_with_few_places_is_not_overrun() -> None:
-    endpoint = Endpoint(slots=10)
-    refusals = run(600, endpoint, around(0.5), Limiter(192, 0.0))
-    assert len(refusals) < 100
-    assert endpoint.now < 1.35 * 600 * 0.5 * math.exp(0.125) / 10
+class Case(NamedTuple):
+    """An endpoint, and how good a run must be: the seconds of the ideal schedule, and times that."""
+
+    endpoint: Endpoint
+    rows: int
+    ideal: float
+    of_ideal: float = 1.15
+    refused: int = 0
+    lost: int = 0
+    run: Mapping[str, Any] = MappingProxyType({})
 
 
-def test_a_ceiling_is_kept_and_used_at_once() -> None:
-    endpoint = Endpoint()
-    run(300, endpoint, around(0.1), Limiter(7, 0.0, start=7))
-    assert endpoint.most_in_flight == 7
+def places(rows: int, count: int = 10, seconds: Any = half, most: int = 20, **more: Any) -> Case:
+    ideal = schedule(seconds, rows, count)
+    return Case(Endpoint(seconds, places=count, **more), rows, ideal, refused=most)
 
 
-def test_answers_that_become_slow_mean_fewer_in_flight() -> None:
-    """An endpoint that works on 20 at a time, and lets the others wait: what each waits is what is before it."""
-    limiter = Limiter(192, 0.0)
-    now, free = 0.0, [0.0] * 20
-    in_flight: list[tuple[float, float]] = []
-    for _ in range(3000):
-        while limiter.delay(now) == 0.0:
-            limiter.sent(now)
-            ends = max(heapq.heappop(free), now) + 0.2
-            heapq.heappush(free, ends)
-            heapq.heappush(in_flight, (ends, now))
-        now, sent_at = heapq.heappop(in_flight)
-        limiter.answered(now, sent_at)
-    assert 20 <= limiter.concurrency < 100
+def bucket(rate: float, burst: float, most: int, of_ideal: float = 1.1, **more: Any) -> Case:
+    rows = max(int(12 * rate), 40)
+    ideal = (rows - burst) / rate + 0.2
+    return Case(Endpoint(around(0.2), rate=rate, burst=burst, **more), rows, ideal, of_ideal, most)
 
 
-def test_a_retry_after_holds_back_everyone() -> None:
-    limiter = Limiter(64, 0.0, start=64)
-    for _ in range(3):
-        limiter.sent(0.0)
-    limiter.rate_limited(1.0, 0.0, 7.5)
+def queue(count: int, timeout: float, rows: int = 160) -> Case:
+    seconds = around(0.5, 0.2)
+    ideal = schedule(seconds, rows, count)
+    return Case(Endpoint(seconds, places=count, when_full="wait"), rows, ideal, run={"timeout": timeout})
+
+
+def gone(ends: Any, seconds: float, of_ideal: float, lost: int = 0, refused: int = 0) -> Case:
+    ideal = seconds + schedule(half, 3000)
+    return Case(Endpoint(half, outage=(3.0, 3.0 + seconds), outage_ends=ends), 3000, ideal, of_ideal, refused, lost)
+
+
+SLOWER = schedule(half, 1780) + schedule(lambda *given: 4 * half(*given), range(1780, 3000))
+COME_AND_GO = ((4.0, {"places": 8}), (10.0, {"places": 40}))
+CASES: dict[str, Case] = {
+    "no limit": Case(Endpoint(whole), 2000, schedule(whole, 2000)),
+    "half of the answers are cached": Case(Endpoint(cached), 3000, schedule(cached, 3000)),
+    "rows are sorted by length": Case(Endpoint(by_length), 1500, schedule(by_length, 1500)),
+    "each third row is a quick 400": Case(Endpoint(quick_400), 3000, schedule(quick_400, 3000)),
+    "each 50th is slow": Case(Endpoint(slow_50th), 3000, schedule(slow_50th, 3000)),
+    "a heavy tail": Case(Endpoint(around(0.5, 1.2)), 3000, schedule(around(0.5, 1.2), 3000)),
+    "slower from some moment on": Case(Endpoint(slower), 3000, SLOWER),
+    "load makes it slow": Case(Endpoint(loaded), 1500, schedule(loaded, 1500)),
+    "bad rows come first": Case(Endpoint(half), 1500, schedule(half, 1500), run={"bad": 40}),
+    "10 places": places(250, most=25),
+    "10 places, 503": places(250, most=25, when_full=503),
+    "10 places, with a pause": places(250, retry_after=1.0),
+    "10 places, 503, with a pause": places(250, when_full=503, retry_after=1.0),
+    "10 places, with a pause that is a lie": places(400, retry_after=5.0)._replace(of_ideal=1.3),
+    "10 places, slow": places(60, seconds=around(3.0)),
+    "1 place": places(60, 1, around(0.2), 30),
+    "1 place, 503": places(60, 1, around(0.2), 30, when_full=503),
+    "40 places, then 8, then 40": Case(
+        Endpoint(around(0.4, 0.3), places=40, later=COME_AND_GO), 1200, 17.3, refused=150
+    ),
+    "2 places, and a queue": queue(2, timeout=3.0),
+    "4 places, and a queue": queue(4, timeout=3.0),
+    "16 places, and a queue": queue(16, timeout=3.0, rows=600),
+    "16 places, and a queue that has time": queue(16, timeout=120.0, rows=600),
+    "50 a second, burst 50": bucket(50, 50, 100),
+    "50 a second, burst 10": bucket(50, 10, 100),
+    "50 a second, burst 5": bucket(50, 5, 80),
+    "50 a second, burst 1": bucket(50, 1, 70, 1.3),
+    "50 a second, burst 50, exact": bucket(50, 50, 100, retry_after="exact"),
+    "50 a second, burst 1, exact": bucket(50, 1, 70, 1.35, retry_after="exact"),
+    # A pause costs what flows into the bucket in a second, less what it holds: here 0.8 to 1 second of 12.
+    "50 a second, burst 50, whole seconds": bucket(50, 50, 60, 1.15, retry_after="whole"),
+    "50 a second, burst 10, whole seconds": bucket(50, 10, 15, 1.4, retry_after="whole"),
+    "50 a second, burst 5, whole seconds": bucket(50, 5, 15, 1.65, retry_after="whole"),
+    "50 a second, burst 1, whole seconds": bucket(50, 1, 20, 1.65, retry_after="whole"),
+    "20 a second": bucket(20, 20, 50),
+    "2 a second": bucket(2, 2, 40),
+    "2 a second, whole seconds": bucket(2, 10, 25, 1.2, retry_after="whole"),
+    "a cold start": Case(Endpoint(half, outage=(0.0, 5.0)), 600, 5 + schedule(half, 600), 1.2, refused=40),
+    "3 seconds of 503": gone(503, 3.0, 1.15, refused=220),
+    "8 seconds of 503": gone(503, 8.0, 1.15, refused=220),
+    "3 seconds of 502": gone(502, 3.0, 1.15, lost=25),
+    "3 seconds of resets": gone("reset", 3.0, 1.15, lost=25),
+    "3 seconds of 500": gone(500, 3.0, 1.15, lost=40),
+    "half are refused at random": Case(Endpoint(half, chance=0.5), 3000, schedule(half, 3000), 2.0, 3500),
+    "a tenth is refused at random": Case(Endpoint(half, chance=0.1), 3000, schedule(half, 3000), 1.6, 500),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_run_is_nearly_as_quick_as_it_can_be(case: Case, seed: int) -> None:
+    limiter = Limiter(192, 0.0, timeout=case.run.get("timeout", 120.0))
+    run = Run(case.endpoint, case.rows, limiter, seed=seed, **case.run).go()
+    assert run.seconds <= case.of_ideal * case.ideal
+    assert run.lost <= case.lost
+    assert len(run.refused) <= case.refused
+    assert run.too_soon == 0
+    assert limiter.in_flight == 0
+
+
+def test_slow_agents_are_not_taken_for_a_queue() -> None:
+    """Each takes more than half of the time limit: nothing but trying shows whether they wait for each other."""
+    seconds = around(80.0, 0.05)
+    run = Run(Endpoint(seconds), 400, Limiter(192, 0.0)).go(20_000)
+    assert run.most_in_flight > 30
+    assert run.lost == 0
+
+
+def test_fewer_are_sent_where_a_queue_grows_too_long() -> None:
+    """An endpoint that becomes slower while it lets others wait: some time out, and then no more do."""
+    later = ((20.0, {"seconds": around(2.0, 0.1)}),)
+    endpoint = Endpoint(around(0.2, 0.1), places=4, when_full="wait", later=later)
+    run = Run(endpoint, 1000, Limiter(192, 0.0, timeout=10.0), timeout=10.0).go()
+    assert run.lost < 150  # 90 were in flight when it became slow
+
+
+def test_slowness_that_is_the_agents_own_changes_nothing_for_long() -> None:
+    """Some rows take more than their time, however many are in flight."""
+    endpoint = Endpoint(around(4.0, 0.5))
+    run = Run(endpoint, 1500, Limiter(64, 0.0, start=64, timeout=10.0), timeout=10.0).go()
+    assert run.seconds < 1.25 * schedule(lambda *given: min(endpoint.seconds(*given), 10.0), 1500, 64)
+
+
+RATE = Ended(End.REFUSED, is_rate=True)
+UNAVAILABLE = Ended(End.REFUSED)
+LOST = Ended(End.LOST)
+
+
+def refused_after(*ends: Ended, answers: int = 0, sent: int = 3, start: int = 64) -> Limiter:
+    """So many are sent at 0, of which some are answered and then others end otherwise, at 1."""
+    limiter = Limiter(start, 0.0, start=start)
+    levels = [limiter.sent(0.0) for _ in range(sent)]
+    for end in [ANSWERED] * answers + list(ends):
+        limiter.ended(end, 1.0, 0.0, levels.pop(0))
+    return limiter
+
+
+@pytest.mark.parametrize("kind", [RATE, UNAVAILABLE])
+def test_a_retry_after_holds_back_everyone(kind: Ended) -> None:
+    limiter = refused_after(kind._replace(retry_after=7.5))
     assert limiter.delay(1.0) >= 7.5
-    limiter.answered(2.0, 0.0)  # an answer to another one doesn't shorten it
+    limiter.ended(ANSWERED, 2.0, 0.0, 2)  # an answer to another one doesn't shorten it
     assert limiter.delay(2.0) >= 6.5
-    limiter.unavailable(3.0, 0.0, 0.5)
+    limiter.ended(kind._replace(retry_after=0.5), 3.0, 0.0, 3)
     assert limiter.delay(3.0) >= 5.5
 
 
-@pytest.mark.parametrize("retry_after", [None, 0.0])
+@pytest.mark.parametrize("kind", [RATE, UNAVAILABLE])
+@pytest.mark.parametrize("retry_after", [3600.0, 99999999999.0])
+def test_a_retry_after_is_believed_for_so_long(kind: Ended, retry_after: float) -> None:
+    limiter = Limiter(8, 0.0, longest_pause=600.0)
+    limiter.ended(kind._replace(retry_after=retry_after), 1.0, 0.0, limiter.sent(0.0))
+    assert limiter.delay(1.0) == pytest.approx(600.0)
+    assert limiter.held_until == pytest.approx(601.0)
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0, 0.001])
 def test_an_endpoint_that_is_gone_is_asked_by_one_at_a_time_and_ever_more_seldom(retry_after: float | None) -> None:
     limiter = Limiter(64, 0.0, start=64)
     now, waits = 0.0, []
-    for _ in range(10):
-        limiter.sent(now)
-        limiter.unavailable(now, now, retry_after)
+    for _ in range(40):
+        level = limiter.sent(now)
+        limiter.ended(UNAVAILABLE._replace(retry_after=retry_after), now, now, level)
         waits.append(limiter.delay(now))
+        assert limiter.concurrency == 1
         now += waits[-1] + 0.001
-    assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
-    assert waits[-1] == pytest.approx(5.0)
+    assert waits[:3] == pytest.approx([0.25, 0.25, 0.25])
+    assert waits == pytest.approx(sorted(waits))
+    assert 2.0 < waits[-1] <= 5.0
+    assert limiter.tries == 40
+    level = limiter.sent(now)
+    assert limiter.delay(now) > 0.0  # one at a time
+    limiter.ended(ANSWERED, now + 0.05, now, level)
+    assert (limiter.delay(now + 0.05), limiter.concurrency, limiter.tries) == (0.0, 64, 0)
+
+
+def test_one_that_is_taken_in_shows_that_the_endpoint_is_back() -> None:
+    """Its answer may take minutes."""
+    limiter = refused_after(UNAVAILABLE, sent=1)
+    limiter.sent(2.0)
     assert limiter.concurrency == 1
-    limiter.sent(now)
-    limiter.answered(now + 0.1, now)
-    assert limiter.delay(now + 0.1) == 0.0
+    assert 0.0 < limiter.delay(2.0) <= 3.1
+    limiter.sent(6.0)
+    assert (limiter.concurrency, limiter.delay(6.0)) == (64, 0.0)
+
+
+def test_where_answers_are_lost_only_an_answer_shows_that() -> None:
+    limiter = refused_after(*[LOST] * 5, sent=8)
+    assert limiter.concurrency == 1
+    for level in (6, 7, 8):
+        limiter.ended(LOST, 1.1, 0.0, level)
+    limiter.sent(10.0)
+    assert limiter.delay(100.0) == math.inf
+    limiter.ended(ANSWERED, 101.0, 10.0, 1)
+    assert (limiter.concurrency, limiter.delay(101.0)) == (64, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "concurrency"),
+    [
+        pytest.param([LOST] * 4, 64, id="some are lost"),
+        pytest.param([LOST] * 5, 1, id="many in a row"),
+        pytest.param([*[LOST] * 4, ANSWERED, *[LOST] * 4], 64, id="not in a row"),
+        pytest.param([ANSWERED, *[ANSWERED._replace(is_doubtful=True)] * 7], 64, id="some are doubtful"),
+        pytest.param([ANSWERED, *[ANSWERED._replace(is_doubtful=True)] * 8], 1, id="many in a row are"),
+        pytest.param([ANSWERED._replace(is_doubtful=True)] * 20, 64, id="but it has never said anything else"),
+        pytest.param([ANSWERED] * 20, 64, id="the agent's own errors"),
+        pytest.param([NEVER_LEFT] * 20, 64, id="rows that can't be sent"),
+    ],
+)
+def test_many_in_a_row_are_an_outage(ends: list[Ended], concurrency: int) -> None:
+    assert refused_after(*ends, sent=20).concurrency == concurrency
+
+
+def test_an_agent_that_says_nothing_but_errors_means_it_in_the_end() -> None:
+    limiter = refused_after(ANSWERED, *[ANSWERED._replace(is_doubtful=True)] * 8, sent=9)
+    now, asked = 1.0, 0
+    while now < 40.0:
+        now += limiter.delay(now) + 0.001
+        limiter.ended(ANSWERED._replace(is_doubtful=True), now, now, limiter.sent(now))
+        asked += 1
+    assert limiter.concurrency == 64
+    assert limiter.tries == 0
+    assert asked > 1000
+
+
+def test_what_never_left_counts_for_nothing() -> None:
+    limiter = Limiter(10, 0.0, requests_per_minute=60)
+    for _ in range(40):
+        limiter.ended(NEVER_LEFT, 0.0, 0.0, limiter.sent(0.0))
+    assert (limiter.in_flight, limiter.delay(0.0)) == (0, 0.0)
 
 
 def test_requests_per_minute_are_kept_beside_all_else() -> None:
     limiter = Limiter(10, 0.0, requests_per_minute=60)
-    limiter.sent(0.0)
+    level = limiter.sent(0.0)
     assert limiter.delay(0.0) == pytest.approx(1.0)
-    limiter.answered(0.5, 0.0)
+    limiter.ended(ANSWERED, 0.5, 0.0, level)
     assert limiter.delay(0.5) == pytest.approx(0.5)
-    limiter.sent(300.0)
-    limiter.answered(300.0, 300.0)
+    limiter.ended(ANSWERED, 300.0, 300.0, limiter.sent(300.0))
     assert limiter.delay(300.0) <= 1.0
 
 
-def test_a_first_request_that_is_refused_is_soon_followed_by_another() -> None:
+@pytest.mark.parametrize("end", [RATE, UNAVAILABLE])
+def test_a_first_request_that_is_refused_is_soon_followed_by_another(end: Ended) -> None:
     limiter = Limiter(8, 0.0)
-    limiter.sent(0.0)
-    limiter.rate_limited(0.01, 0.0, None)
+    limiter.ended(end, 0.01, 0.0, limiter.sent(0.0))
     assert limiter.delay(0.01) <= 1.0
+
+
+def test_a_ceiling_is_kept_and_used_at_once() -> None:
+    run = Run(Endpoint(around(0.1)), 300, Limiter(7, 0.0, start=7)).go()
+    assert run.most_in_flight == 7
+
+
+WAITING: dict[str, tuple[Limiter, str | None]] = {
+    "nothing": (refused_after(ANSWERED), None),
+    "a pause that was asked for": (refused_after(RATE._replace(retry_after=9.0)), "the endpoint refuses more (429)"),
+    "a rate": (refused_after(RATE), "the endpoint's rate limit (429)"),
+    "a start": (refused_after(UNAVAILABLE, sent=1), "the endpoint is not available"),
+    "a gateway without a server": (refused_after(*[LOST] * 5, sent=5), "answers are lost"),
+    "an agent that fails": (
+        refused_after(ANSWERED, *[ANSWERED._replace(is_doubtful=True)] * 8, sent=9),
+        "nothing but errors (500)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("limiter", "why"), WAITING.values(), ids=WAITING)
+def test_it_says_why_requests_are_held_back(limiter: Limiter, why: str | None) -> None:
+    assert limiter.waiting(1.1) == why
+
+
+def test_it_says_what_a_try_is_for_and_what_the_caller_asked_for() -> None:
+    assert refused_after(UNAVAILABLE, sent=1).waiting(5.0) == (
+        "the endpoint is not available, one row tries whether it is back"
+    )
+    limiter = Limiter(8, 0.0, requests_per_minute=60)
+    limiter.sent(0.0)
+    assert limiter.waiting(0.5) == "requests_per_minute"
+    assert limiter.waiting(1.5) is None
