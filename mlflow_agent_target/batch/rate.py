@@ -20,10 +20,12 @@ _BURSTS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 96)
 _HALVINGS = 14
 # Requests are some milliseconds on their way, so that a bucket holds a little more or less than is computed.
 _SLACK, _ODD, _ODD_SECONDS = 0.5, 1.25, 0.005
+# No rate is taken for likely that is more than so many times what passed since the bucket was seen empty.
+_HOPE = 4.0
 # Seconds in which the learned rate is tried up to twice itself, where refusals cost no pause, and where they do: times
 # the pause. Two rates that differ by less than this part agree, and the next try comes later.
 _FASTEST_DOUBLING, _SLOWEST_DOUBLING = 0.1, 20.0
-_PAUSES_FIRST, _PAUSES_LATER = 40.0, 160.0
+_PAUSES_FIRST, _PAUSES_LATER = 20.0, 80.0
 _AGREEMENT = 0.15
 # A pause of so many seconds is worth some caution.
 _PAUSE, _CAUTION = 0.2, 0.97
@@ -105,7 +107,7 @@ class BucketMirror:
         self._quiet_since = self._learned_until = now  # requests sent before then say nothing new
         self._agreed: float | None = None  # the rate of the last fit
         self._is_chance = False
-        self._was_tried = False
+        self._was_tried = self._was_forgotten = False
         self._trial_since: float | None = None
         self._requests: deque[_Request] = deque(maxlen=_REMEMBERED)
 
@@ -138,6 +140,7 @@ class BucketMirror:
         """It was no rate that refused."""
         self._rate = self._tokens = math.inf
         self._agreed, self._is_chance, self._trial_since = None, False, None
+        self._was_forgotten = True
         self._requests.clear()
 
     def refused(self, now: float, sent_at: float, held_until: float, answers: float) -> bool:
@@ -205,7 +208,8 @@ class BucketMirror:
         self._doubling = min(self._doubling, max(_SLOWEST_DOUBLING, _PAUSES_LATER * pause))
         self._agreed, self._burst = learned, fit.burst
         self._rate = min(learned, rate) * (_CAUTION if pause > _PAUSE else 1.0)
-        if agrees and pause <= _PAUSE and not self._was_tried and len(self._requests) == _REMEMBERED:
+        is_steady = len(self._requests) == _REMEMBERED and self._refused_part() < _TRIAL_PART
+        if agrees and is_steady and pause <= _PAUSE and not self._was_tried:
             self._was_tried, self._trial_since = True, now
             self._rate *= _TRIAL_FACTOR
 
@@ -215,25 +219,31 @@ class BucketMirror:
         level = math.inf  # full at first
         # Of a time that is no longer remembered, only this is known: at a refusal the bucket is empty.
         first = next((index for index, request in enumerate(requests[:-1]) if not request.passed), None)
-        if first is not None and len(self._requests) == _REMEMBERED:
+        empty_at = requests[first].sent_at if first is not None else until
+        if first is not None and (self._was_forgotten or len(self._requests) == _REMEMBERED):
             requests, level = requests[first:], 0.0
         refusals = sum(not request.passed for request in requests)
 
         def odd(rate: float, burst: float) -> int | None:
             return _unexplained(requests, rate, burst, level)
 
-        best: tuple[int, float, float] | None = None
+        # A small bucket that fills quickly and a large one that fills slowly let the same burst pass.
+        most = _HIGHEST_RATE
+        if empty_at < until:
+            since = [request for request in requests if request.sent_at > empty_at]
+            most = max(_HOPE * sum(request.passed for request in since) / (until - empty_at), _FIRST_RATE)
+        best: tuple[int, bool, float, float] | None = None
         # The size that was found before comes first, then the smallest that will do.
         for burst in (*((self._burst,) if self._agreed else ()), *_BURSTS):
             lowest = _limit(odd, burst, lambda unexplained: unexplained is None, _LOWEST_RATE)[1]
             unexplained = odd(lowest, burst)
-            if unexplained is not None and (best is None or unexplained < best[0]):
-                best = unexplained, lowest, float(burst)
-            if unexplained == 0:
+            if unexplained is not None and (best is None or (unexplained, lowest > most) < best[:2]):
+                best = unexplained, lowest > most, lowest, float(burst)
+            if best is not None and best[:2] == (0, False):
                 break
         if best is None:
             return _Fit(_LOWEST_RATE, _HIGHEST_RATE, self._burst, 0.0, refusals)
-        fewest, lowest, burst = best
+        fewest, _, lowest, burst = best
         highest = _limit(odd, burst, lambda unexplained: unexplained == fewest, lowest)[0]
         return _Fit(lowest, highest, burst, fewest / max(refusals, 1), refusals)
 

@@ -19,7 +19,15 @@ from mlflow_agent_target import (
     RateLimitError,
     RequestTimeoutError,
 )
-from mlflow_agent_target.batch.policy import BatchOptions, Decision, FailurePolicy, is_of_every_row, is_refusal
+from mlflow_agent_target.batch.policy import (
+    BatchOptions,
+    Decision,
+    End,
+    Ended,
+    FailurePolicy,
+    end_of,
+    is_of_every_row,
+)
 from mlflow_agent_target.batch.records import CLAIMED, FAILED, IN_DOUBT, OK, RELEASED
 from mlflow_agent_target.target.settings import Backoff
 
@@ -76,36 +84,71 @@ def test_rows_of_earlier_runs_are_sent_again_unless_they_are_ok(rerun_in_doubt: 
     assert sent_again == {OK: False, FAILED: True, IN_DOUBT: rerun_in_doubt, CLAIMED: True, RELEASED: True}
 
 
-REFUSAL, OF_EVERY_ROW, OF_ITS_ROW = "refusal", "of every row", "of its row"
-KINDS: dict[str, tuple[BaseException, str]] = {
-    "too many requests": (RateLimitError("429"), REFUSAL),
-    "a gateway's 503": (EndpointUnavailableError("503"), REFUSAL),
-    "a connection broken in mid-answer": (EndpointUnavailableError("reset", may_have_run=True), OF_ITS_ROW),
-    "an endpoint that starts": (EndpointNotFoundError("404", retryable=True), REFUSAL),
-    "no login": (AuthenticationError("401"), OF_EVERY_ROW),
-    "no permission": (PermissionDeniedError("403"), OF_EVERY_ROW),
-    "a wrong name": (EndpointNotFoundError("404"), OF_EVERY_ROW),
-    "a login that is lost on the way": (AuthenticationError("401", may_have_run=True), OF_EVERY_ROW),
-    "a redirect": (InvalidResponseError("302", may_have_run=False), OF_EVERY_ROW),
-    "an answer that is none": (InvalidResponseError("html"), OF_ITS_ROW),
-    "a payload that can't be sent": (InvalidInputError("nan"), OF_ITS_ROW),
-    "a payload of another interface": (InterfaceMismatchError("tool"), OF_ITS_ROW),
-    "an agent that fails": (AgentError("boom"), OF_ITS_ROW),
-    "no answer in time": (RequestTimeoutError("slow"), OF_ITS_ROW),
-    "an error of none of ours": (ValueError("?"), OF_ITS_ROW),
+REFUSED, LOST, ANSWERED, NEVER_LEFT = End.REFUSED, End.LOST, End.ANSWERED, End.NEVER_LEFT
+ASKED: dict[str, Any] = {"attempts": 1}
+# An error, how its request ended, and whether every row would share it.
+KINDS: dict[str, tuple[BaseException, Ended, bool]] = {
+    "too many requests": (RateLimitError("429"), Ended(REFUSED, is_rate=True), False),
+    "too many, for seconds": (
+        RateLimitError("429", retry_after=7.5),
+        Ended(REFUSED, is_rate=True, retry_after=7.5),
+        False,
+    ),
+    "a gateway's 503": (EndpointUnavailableError("503", **ASKED), Ended(REFUSED), False),
+    "a gateway's 503, for seconds": (
+        EndpointUnavailableError("503", retry_after=3.0),
+        Ended(REFUSED, retry_after=3.0),
+        False,
+    ),
+    "nobody there": (EndpointUnavailableError("refused", unreachable=True), Ended(REFUSED), False),
+    "an endpoint that starts": (EndpointNotFoundError("404", retryable=True), Ended(REFUSED), False),
+    "a connection broken in mid-answer": (
+        EndpointUnavailableError("reset", may_have_run=True, **ASKED),
+        Ended(LOST),
+        False,
+    ),
+    "a gateway's 502": (
+        EndpointUnavailableError("502", may_have_run=True, status_code=502, **ASKED),
+        Ended(LOST),
+        False,
+    ),
+    "no answer in time": (RequestTimeoutError("slow", **ASKED), Ended(LOST, timed_out=True), False),
+    "a gateway that waited in vain": (
+        RequestTimeoutError("408", status_code=408, **ASKED),
+        Ended(LOST, timed_out=True),
+        False,
+    ),
+    "no login": (AuthenticationError("401", status_code=401, **ASKED), Ended(ANSWERED), True),
+    "no login to be had": (AuthenticationError("none"), Ended(NEVER_LEFT), True),
+    "no permission": (PermissionDeniedError("403", status_code=403, **ASKED), Ended(ANSWERED), True),
+    "a wrong name": (EndpointNotFoundError("404", status_code=404, **ASKED), Ended(ANSWERED), True),
+    "a login that is lost on the way": (AuthenticationError("401", may_have_run=True, **ASKED), Ended(ANSWERED), True),
+    "a redirect": (InvalidResponseError("302", may_have_run=False, **ASKED), Ended(ANSWERED), True),
+    "an answer that is none": (InvalidResponseError("html", **ASKED), Ended(ANSWERED), False),
+    "an agent that fails": (AgentError("boom", **ASKED), Ended(ANSWERED), False),
+    "one that refuses": (AgentError("400", status_code=400, **ASKED), Ended(ANSWERED), False),
+    "one that fails, or its gateway": (
+        AgentError("500", status_code=500, **ASKED),
+        Ended(ANSWERED, is_doubtful=True),
+        False,
+    ),
+    "what the endpoint would not take": (InvalidInputError("413", status_code=413, **ASKED), Ended(ANSWERED), False),
+    "a payload that can't be sent": (InvalidInputError("nan"), Ended(NEVER_LEFT), False),
+    "a payload of another interface": (InterfaceMismatchError("tool"), Ended(NEVER_LEFT), False),
+    "an error of none of ours": (ValueError("?"), Ended(NEVER_LEFT), False),
 }
 
 
-@pytest.mark.parametrize(("error", "kind"), KINDS.values(), ids=KINDS)
-def test_a_failure_is_a_refusal_or_its_rows_or_every_rows(error: BaseException, kind: str) -> None:
-    assert is_refusal(error) == (kind == REFUSAL)
+@pytest.mark.parametrize(("error", "ended", "is_of_all"), KINDS.values(), ids=KINDS)
+def test_what_an_end_says(error: BaseException, ended: Ended, is_of_all: bool) -> None:
+    assert end_of(error) == ended
     decision = failed(error)
-    if kind == REFUSAL:
+    if ended.kind is REFUSED:
         assert decision == Decision(wait=0.0, is_released=True)
     else:
-        assert is_of_every_row(error) == (kind == OF_EVERY_ROW)
-        assert decision.ends_the_run == decision.is_released == (kind == OF_EVERY_ROW)
-    assert decision.fails_the_row == (kind == OF_ITS_ROW)
+        assert is_of_every_row(error) == is_of_all
+        assert decision.ends_the_run == decision.is_released == is_of_all
+    assert decision.fails_the_row == (ended.kind is not REFUSED and not is_of_all)
 
 
 FAST = Backoff(max_retries=2, factor=1.0, jitter=0.0)
@@ -120,14 +163,14 @@ def failed(
     now: float = 0.0,
     attempts: int = 1,
     seconds: float = 0.1,
-    unavailable: int = 1,
+    tries: int = 1,
     **options: Any,
 ) -> Decision:
     policy = FailurePolicy(BatchOptions(**{"retries": FAST, **options}))
-    return policy.failed(error, now, attempts=attempts, seconds=seconds, unavailable_in_a_row=unavailable)
+    return policy.failed(error, end_of(error).kind, now, attempts=attempts, seconds=seconds, tries=tries)
 
 
-BOOM, SLOW, BUSY = AgentError("boom"), RequestTimeoutError("slow"), RateLimitError("429")
+BOOM, SLOW, BUSY = AgentError("boom", attempts=1), RequestTimeoutError("slow"), RateLimitError("429")
 NOBODY = EndpointUnavailableError("refused", unreachable=True)
 DECISIONS: dict[str, tuple[BaseException, dict[str, Any], Decision]] = {
     "an agent that fails is not run again": (BOOM, {}, THE_ROW_FAILED),
@@ -157,10 +200,10 @@ DECISIONS: dict[str, tuple[BaseException, dict[str, Any], Decision]] = {
     ),
     "no retries are none of refusals": (BUSY, {"retries": Backoff(max_retries=0)}, THE_ROW_FAILED),
     "a single retry is one": (BUSY, {"retries": Backoff(max_retries=1)}, HELD_BACK),
-    "an address where nobody listens": (NOBODY, {"unavailable": 3}, THE_RUN_ENDS),
-    "which may be a moment's": (NOBODY, {"unavailable": 2}, HELD_BACK),
-    "an address where somebody is busy": (EndpointUnavailableError("503"), {"unavailable": 3}, HELD_BACK),
-    "an address that refuses too many": (BUSY, {"unavailable": 3}, HELD_BACK),
+    "an address where nobody listens": (NOBODY, {"tries": 3}, THE_RUN_ENDS),
+    "which may be a moment's": (NOBODY, {"tries": 2}, HELD_BACK),
+    "an address where somebody is busy": (EndpointUnavailableError("503"), {"tries": 3}, HELD_BACK),
+    "an address that refuses too many": (BUSY, {"tries": 3}, HELD_BACK),
     "what every row would share": (AuthenticationError("401"), {"retry_on": (AuthenticationError,)}, THE_RUN_ENDS),
 }
 
@@ -177,23 +220,43 @@ def test_only_an_endpoint_that_answers_nothing_for_long_ends_the_run(error: Exce
     heard(policy)
     # The rows came slowly: nothing was asked in the hour before.
     assert not ask(policy, error, 3600.0).ends_the_run
-    assert not ask(policy, error, 4200.0, unavailable=9).ends_the_run
-    assert ask(policy, error, 4200.1, unavailable=10) == THE_RUN_ENDS
+    assert not ask(policy, error, 4200.0, tries=9).ends_the_run
+    assert ask(policy, error, 4200.1, tries=10) == THE_RUN_ENDS
     heard(policy)
     assert not ask(policy, error, 9000.0).ends_the_run
+
+
+RESET = EndpointUnavailableError("reset", may_have_run=True)
+
+
+@pytest.mark.parametrize("error", [RESET, SLOW])
+def test_so_does_one_that_loses_everything_for_long(error: Exception) -> None:
+    policy = FailurePolicy(BatchOptions(total_timeout=600.0))
+    assert ask(policy, error, 100.0) == THE_ROW_FAILED
+    assert ask(policy, error, 700.0, tries=9) == THE_ROW_FAILED
+    assert ask(policy, error, 700.1, tries=9) == Decision(ends_the_run=True)
+    policy.answered()
+    assert ask(policy, error, 9000.0) == THE_ROW_FAILED
+
+
+def test_rows_that_never_left_say_nothing_of_the_endpoint() -> None:
+    policy = FailurePolicy(BatchOptions(total_timeout=600.0))
+    for error in (InvalidInputError("empty"), ValueError("?")):
+        assert ask(policy, error, 0.0) == THE_ROW_FAILED
+    assert ask(policy, NOBODY, 1.0, tries=3) == THE_RUN_ENDS
 
 
 def test_what_every_row_would_share_is_no_answer() -> None:
     policy = FailurePolicy(BatchOptions())
     ask(policy, NOBODY, 0.0)
     assert ask(policy, PermissionDeniedError("403"), 1.0).ends_the_run
-    assert ask(policy, NOBODY, 2.0, unavailable=3).ends_the_run
+    assert ask(policy, NOBODY, 2.0, tries=3).ends_the_run
 
 
 def test_an_agent_that_fails_ends_nothing() -> None:
     policy = FailurePolicy(BatchOptions())
-    assert ask(policy, AgentError("boom"), 1e6, unavailable=0) == THE_ROW_FAILED
+    assert ask(policy, AgentError("boom"), 1e6, tries=0) == THE_ROW_FAILED
 
 
-def ask(policy: FailurePolicy, error: BaseException, now: float, unavailable: int = 1) -> Decision:
-    return policy.failed(error, now, attempts=1, seconds=0.1, unavailable_in_a_row=unavailable)
+def ask(policy: FailurePolicy, error: BaseException, now: float, tries: int = 1) -> Decision:
+    return policy.failed(error, end_of(error).kind, now, attempts=1, seconds=0.1, tries=tries)

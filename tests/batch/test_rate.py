@@ -8,6 +8,7 @@ import random
 import pytest
 
 from mlflow_agent_target.batch.rate import BucketMirror, PerMinute
+from tests.counting_server import Bucket
 
 
 @pytest.mark.parametrize("most", [1, 30, 600, 6000])
@@ -48,143 +49,182 @@ def test_when_the_next_of_a_minute_may_go(most: float, sent: list[float], now: f
     assert rate.delay(now) == pytest.approx(delay, abs=1e-9)
 
 
-class Story:
-    """A bucket, and what is sent and refused at one time after the other."""
+def test_a_request_that_did_not_go_takes_nothing() -> None:
+    rate = PerMinute(60, 0.0)
+    for _ in range(3):
+        rate.sent(0.0)
+    assert rate.delay(0.0) == pytest.approx(3.0)
+    rate.not_sent()
+    rate.not_sent()
+    assert rate.delay(0.0) == pytest.approx(1.0)
+    full = PerMinute(2, 0.0)
+    full.sent(0.0)
+    full.sent(30.0)
+    full.not_sent()
+    assert full.delay(30.0) == pytest.approx(0.0)
 
-    def __init__(self) -> None:
-        self.bucket = BucketMirror(0.0)
 
-    def at(self, now: float, passed: int, pause: float = 0.0) -> Story:
-        """So many pass, then one more is refused, and nothing is sent for so long."""
-        for _ in range(passed + 1):
-            self.bucket.sent(now)
-        assert self.bucket.refused(now, now, now + pause)
+class Endpoint:
+    """A token bucket, or chance, asked by a mirror of it as fast as that allows."""
+
+    def __init__(self, rate: float, burst: float, pause: float = 0.0, chance: float = 0.0) -> None:
+        self.mirror = BucketMirror(0.0)
+        self.now = 0.0
+        self.passed: list[float] = []
+        self.refused: list[float] = []
+        self.learned: list[float] = []  # when there was something to learn
+        self._bucket = Bucket(rate, burst, clock=lambda: self.now)
+        self._pause, self._chance = pause, chance
+        self._random = random.Random(2)
+
+    def ask(self, until: float, interval: float = 0.001) -> Endpoint:
+        """Ask until then, with so many seconds between requests at least."""
+        while self.now < until:
+            self.now += max(self.mirror.delay(self.now), interval)
+            if self.now >= until:
+                break
+            self.mirror.sent(self.now)
+            if self._bucket.take() or self._random.random() < self._chance:
+                self.refused.append(self.now)
+                held_until = self.now + self._pause
+                if self.mirror.refused(self.now, self.now, held_until, 0.0):
+                    self.learned.append(self.now)
+                self.now = held_until
+            else:
+                self.passed.append(self.now)
         return self
 
-    def rate(self, *times: float) -> list[float]:
-        return [self.bucket.rate(now) for now in times]
+    def passed_in(self, since: float, until: float) -> int:
+        return sum(since <= at < until for at in self.passed)
 
 
-RATES: dict[str, tuple[list[tuple[float, ...]], list[tuple[float, float]]]] = {
-    "there is no limit before a refusal": ([], [(0.0, math.inf), (100.0, math.inf)]),
-    "the first refusal follows a burst": ([(1.0, 48)], [(1.0, 3.0), (1.1, 6.0), (1.2, 12.0)]),
-    "a first rate is one a second at least": ([(1.0, 15)], [(1.0, 1.0), (1.1, 2.0)]),
-    "and one of nothing, too": ([(0.5, 0)], [(0.5, 1.0)]),
-    "nothing is tried while it is held back": ([(1.0, 48, 5.0)], [(1.0, 3.0), (6.0, 3.0), (6.1, 6.0)]),
-    "what passed between two is the rate": ([(1.0, 48), (3.0, 20)], [(3.0, 10.0), (3.1, 20.0)]),
-    "two that agree are believed for longer": (
-        [(1.0, 48), (3.0, 20), (5.0, 22)],
-        [(5.0, 10.5), (5.4, 21.0), (5.8, 42.0)],
-    ),
-    "those that nearly agree do": ([(1.0, 48), (3.0, 20), (5.0, 25)], [(5.0, 11.25), (5.4, 22.5)]),
-    "those that don't, don't": ([(1.0, 48), (3.0, 20), (5.0, 26)], [(5.0, 11.5), (5.1, 23.0)]),
-    "three that agree for longer yet": ([(1.0, 48), (3.0, 20), (5.0, 20), (7.0, 20)], [(7.0, 10.0), (8.6, 20.0)]),
-    "one that differs halves that": (
-        [(1.0, 48), (3.0, 20), (5.0, 20), (7.0, 80)],
-        [(7.0, 20.0), (7.2, 40.0)],
-    ),
-    "a minute at most": (
-        [(1.0, 48), *[(float(at), 20) for at in range(3, 21, 2)]],
-        [(19.0, 10.0), (79.0, 20.0)],
-    ),
-    "few that passed say that it is far too fast": ([(1.0, 48), (1.2, 3)], [(1.2, 6.0)]),
-    "four are enough to tell": ([(1.0, 48), (2.0, 4)], [(2.0, 4.0)]),
-    "it is measured over fifteen seconds": ([(1.0, 48), (2.5, 15), (16.5, 135), (18.0, 75)], [(18.0, 50.0)]),
-    "of which the last refusal before is the start": ([(1.0, 48), (2.5, 15), (18.0, 155)], [(18.0, 10.0)]),
-    "however long ago that was": ([(1.0, 48), (31.0, 300)], [(31.0, 10.0)]),
-    "and over all of them": ([(1.0, 48), (3.0, 20), (16.0, 130)], [(16.0, 10.0)]),
-    "it is never nothing": ([(1.0, 48), *[(1.0 + n / 1e6, 0) for n in range(1, 21)]], [(1.00002, 1 / 30)]),
-    "after a pause a smaller burst is seen": ([(1.0, 48, 1.0), (2.5, 20)], [(2.5, 3.0), (2.6, 6.0)]),
-    "soon after a larger one the rate is too high": (
-        [(1.0, 48, 1.0), (2.25, 60)],
-        [(2.25, 2.0), (3.25, 4.0)],
-    ),
-    "later it can be told": ([(1.0, 48, 1.0), (4.0, 60)], [(4.0, 0.97 * 20), (64.0, 0.97 * 40)]),
-    "by what flowed beside the burst": (
-        [(1.0, 48, 1.0), (3.0, 448)],
-        [(3.0, 0.97 * 400)],
-    ),
-    "just the burst tells it as well": ([(1.0, 48, 1.0), (4.0, 48)], [(4.0, 0.97 * 16)]),
-    "no time is too long": ([(1.0, 48)], [(1e9, 3.0 * 2**60)]),
-    "a third of the time is enough": ([(1.0, 48, 1.5), (3.0, 60)], [(3.0, 0.97 * 30)]),
-    "a short pause is none": ([(1.0, 48, 0.5), (3.0, 20)], [(3.0, 10.0)]),
-}
-
-
-@pytest.mark.parametrize(("events", "rates"), RATES.values(), ids=RATES)
-def test_the_rate_is_learned_from_refusals(events: list[tuple[float, int]], rates: list[tuple[float, float]]) -> None:
-    story = Story()
-    for event in events:
-        story.at(*event)
-    assert story.rate(*(now for now, _ in rates)) == pytest.approx([rate for _, rate in rates])
-
-
-def test_tokens_are_counted_once_there_is_a_rate() -> None:
-    bucket = Story().at(1.0, 48).bucket  # three a second
-    assert bucket.delay(1.0) == pytest.approx(1 / 3)
-    bucket.sent(1.0)
-    assert bucket.delay(1.0) == pytest.approx(2 / 3)
-    assert bucket.delay(1.1) == pytest.approx((2.0 - 0.6) / 6)
-    assert bucket.delay(2.0) == 0.0
-
-
-def test_before_that_nothing_waits() -> None:
-    bucket = BucketMirror(0.0)
-    for _ in range(1000):
-        assert bucket.delay(0.0) == 0.0
-        bucket.sent(0.0)
-
-
-AGREED = [(1.0, 48), (3.0, 20), (5.0, 20)]
+@pytest.mark.parametrize("rate", [2.0, 20.0, 50.0, 200.0])
+@pytest.mark.parametrize("burst", [1.0, 5.0, 20.0, 90.0])
+def test_a_rate_is_found_whatever_the_bucket_holds(rate: float, burst: float) -> None:
+    endpoint = Endpoint(rate, burst).ask(until=2 * 90 / rate + 10)
+    since, until = endpoint.now, endpoint.now + 400 / rate
+    endpoint.ask(until)
+    assert endpoint.passed_in(since, until) > (0.8 if burst == 1.0 else 0.88) * 400
+    assert sum(at >= since for at in endpoint.refused) < (80 if rate * burst < 10 * rate**2 else 350)
 
 
 @pytest.mark.parametrize(
-    ("events", "waits_from"),
+    ("rate", "burst", "part"), [(50.0, 10.0, 0.8), (50.0, 3.0, 0.35), (10.0, 2.0, 0.8), (3.0, 20.0, 0.8)]
+)
+def test_refusals_that_cost_a_pause_are_few(rate: float, burst: float, part: float) -> None:
+    endpoint = Endpoint(rate, burst, pause=1.0).ask(until=60.0)
+    assert len(endpoint.refused) <= 10
+    assert endpoint.passed_in(10.0, 60.0) > part * 50 * rate
+
+
+def test_there_is_no_limit_before_a_refusal() -> None:
+    mirror = BucketMirror(0.0)
+    for _ in range(1000):
+        assert mirror.delay(0.0) == 0.0
+        mirror.sent(0.0)
+    assert mirror.rate(100.0) == math.inf
+
+
+def refused_once(answers: float = 0.0, pause: float = 0.0) -> BucketMirror:
+    mirror = BucketMirror(0.0)
+    for _ in range(5):
+        mirror.sent(0.0)
+    assert mirror.refused(1.0, 0.0, 1.0 + pause, answers)
+    return mirror
+
+
+@pytest.mark.parametrize(
+    ("answers", "pause", "rates"),
     [
-        pytest.param(AGREED, 48, id="a burst may go where refusals agree on the rate"),
-        pytest.param(AGREED[:2], 1, id="one by one where they don't"),
-        pytest.param([(1.0, 0), (3.0, 4), (5.0, 4)], 1, id="a bucket that was seen empty holds one"),
-        pytest.param([(1.0, 48, 1.0), (2.5, 1), (4.0, 20), (6.0, 14)], 1, id="a burst that was seen to be one"),
-        pytest.param([(1.0, 48, 1.0), (2.5, 20), (4.0, 20), (6.0, 22)], 15, id="a burst that was seen to be smaller"),
+        pytest.param(0.0, 0.0, {1.0: 1.0, 1.1: 2.0, 1.2: 4.0}, id="one a second is tried first, and ever more"),
+        pytest.param(30.0, 0.0, {1.0: 30.0, 1.1: 60.0}, id="as many as are being answered, if there are more"),
+        pytest.param(0.5, 0.0, {1.0: 1.0}, id="but no fewer"),
+        pytest.param(0.0, 5.0, {1.0: 1.0, 6.0: 1.0, 6.1: 2.0}, id="nothing is tried in a pause"),
+        pytest.param(0.0, 0.0, {1e9: 2.0**60}, id="no time is too long"),
     ],
 )
-def test_what_a_quiet_time_leaves_in_the_bucket(events: list[tuple[float, int]], waits_from: int) -> None:
-    story = Story()
-    for event in events:
-        story.at(*event)
-    now, went = 1000.0, 0
-    while story.bucket.delay(now) <= 0.0:
-        story.bucket.sent(now)
-        went += 1
-    assert went == waits_from
+def test_what_a_first_refusal_leads_to(answers: float, pause: float, rates: dict[float, float]) -> None:
+    mirror = refused_once(answers, pause)
+    assert [mirror.rate(now) for now in rates] == pytest.approx(list(rates.values()))
+
+
+def test_tokens_are_counted_once_there_is_a_rate() -> None:
+    mirror = refused_once(3.0)
+    assert mirror.delay(1.0) == pytest.approx(1 / 3)
+    mirror.sent(1.0)
+    assert mirror.delay(1.0) == pytest.approx(2 / 3)
+    assert mirror.delay(1.1) == pytest.approx((2.0 - 0.6) / 6)
+    assert mirror.delay(2.0) == 0.0
 
 
 def test_what_was_on_its_way_at_a_refusal_teaches_nothing() -> None:
-    bucket = BucketMirror(0.0)
-    for _ in range(60):
-        bucket.sent(0.9)
-    assert bucket.refused(1.0, 0.9, 3.0)
-    assert not any(bucket.refused(1.1, sent_at, 3.0) for sent_at in (0.9, 1.0, 2.9))
-    assert bucket.rate(3.0) == 59 / 16
-    bucket.sent(3.0)
-    assert bucket.refused(3.1, 3.0, 3.1)
+    mirror = refused_once(10.0, pause=2.0)
+    assert not any(mirror.refused(1.1, sent_at, 3.0, 10.0) for sent_at in (0.0, 1.0, 2.9))
+    assert mirror.rate(3.0) == 10.0
+    mirror.sent(3.0)
+    assert mirror.refused(3.1, 3.0, 3.1, 10.0)
 
 
-def test_a_request_that_did_not_pass_is_not_counted() -> None:
-    bucket = Story().at(1.0, 48).bucket
-    for _ in range(30):
-        bucket.sent(2.0)
-    for _ in range(9):
-        bucket.not_passed(2.0)
-    assert bucket.refused(3.0, 2.0, 3.0)
-    assert bucket.rate(3.0) == 10.0  # 20 in two seconds
+def test_what_is_no_rate_is_forgotten() -> None:
+    mirror = refused_once()
+    mirror.forget()
+    assert mirror.delay(1.0) == 0.0
+    mirror.begin(2.0, 40.0)
+    assert mirror.rate(2.0) == 40.0
 
 
-def test_a_request_that_did_not_pass_is_not_counted_as_one_of_before_either() -> None:
-    bucket = Story().at(1.0, 48).bucket
-    bucket.not_passed(1.0)
-    bucket.not_passed(0.9)
-    for _ in range(21):
-        bucket.sent(2.0)
-    assert bucket.refused(3.0, 2.0, 3.0)
-    assert bucket.rate(3.0) == 10.0
+def test_a_request_that_did_not_pass_takes_no_token() -> None:
+    """Ten a second pass; what is refused for another reason is not counted among them."""
+    mirror = refused_once()
+    now = 1.0
+    while now < 6.0:
+        now += 0.1
+        mirror.sent(now)
+        mirror.sent(now)
+        mirror.not_passed(now)
+    mirror.sent(now)
+    mirror.refused(now, now, now, 0.0)
+    assert mirror._fit(now).lowest_rate == pytest.approx(9.0, rel=0.2)
+    mirror.not_passed(-1.0)  # of long ago: no longer remembered
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.3, 0.5])
+def test_chance_is_no_rate(chance: float) -> None:
+    endpoint = Endpoint(1e6, 1e6, chance=chance).ask(until=60.0)
+    assert endpoint.mirror.rate(endpoint.now) > 300.0
+
+
+def test_what_is_taken_for_chance_is_learned_anew_when_nearly_all_is_refused() -> None:
+    endpoint = Endpoint(1e6, 1e6, chance=0.5).ask(until=30.0)
+    assert endpoint.mirror.rate(endpoint.now) > 300.0
+    endpoint._bucket, endpoint._chance = Bucket(20.0, 5.0, clock=lambda: endpoint.now), 0.0
+    endpoint.ask(until=60.0)
+    assert endpoint.passed_in(50.0, 60.0) > 160
+    assert sum(at >= 50.0 for at in endpoint.refused) < 60
+
+
+def test_a_rate_that_was_raised_is_found() -> None:
+    endpoint = Endpoint(20.0, 5.0).ask(until=30.0)
+    endpoint._bucket = Bucket(80.0, 5.0, clock=lambda: endpoint.now)
+    endpoint.ask(until=130.0)
+    assert endpoint.passed_in(120.0, 130.0) > 600
+
+
+def test_one_that_was_lowered_is_found() -> None:
+    endpoint = Endpoint(80.0, 5.0).ask(until=30.0)
+    endpoint._bucket = Bucket(20.0, 5.0, clock=lambda: endpoint.now)
+    endpoint.ask(until=60.0)
+    assert endpoint.passed_in(50.0, 60.0) > 160
+    assert sum(at >= 50.0 for at in endpoint.refused) < 60
+
+
+def test_an_endpoint_that_refuses_everything_is_asked_ever_more_seldom() -> None:
+    endpoint = Endpoint(1e-9, 0.0).ask(until=600.0)
+    assert sum(at >= 300.0 for at in endpoint.refused) < 300
+    assert sum(at >= 300.0 for at in endpoint.refused) > 5
+
+
+def test_one_that_asks_for_a_pause_is_asked_after_it() -> None:
+    """It says that one request may pass then."""
+    endpoint = Endpoint(1e-9, 0.0, pause=2.0).ask(until=600.0)
+    assert 50 < sum(at >= 300.0 for at in endpoint.refused) <= 150
