@@ -68,7 +68,7 @@ class AgentTargetClient(BatchScoring, EndpointManagement):
             AgentError: The agent failed.
             AgentTargetError: The request failed in another way; the subclasses in `mlflow_agent_target.errors` say how.
         """
-        from mlflow_agent_target.batch.tables import is_frame
+        from mlflow_agent_target.batch.frames import is_frame
 
         agent = self._access.endpoint(deployment_name, endpoint)
         if is_frame(inputs):

@@ -6,16 +6,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from mlflow_agent_target.batch.cells import request_of_fields
 from mlflow_agent_target.endpoints.platform import ServingEndpoint
-from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.tracing import spans as tracing
 
 # The argument in which MLflow's ConversationSimulator passes the id of a conversation.
 _SESSION = "mlflow_session_id"
 _CHAT_TASK = "llm/v1/chat"
-# Fields of a request that hold text, but not the question.
-_SETTINGS = ("client_request_id", "model", "previous_response_id", "tool_choice", "truncation", "user")
 
 
 def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) -> Callable[..., AgentResponse]:
@@ -31,7 +29,9 @@ def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) ->
         session = fields.pop(_SESSION, None)
         if session is not None:
             session = str(session)
-        response = tracing.query(endpoint, fields, sends_context=sends_context, prepare=request, session=session)
+        response = tracing.query(
+            endpoint, fields, sends_context=sends_context, prepare=request_of_fields, session=session
+        )
         return response.without("databricks_output")
 
     # MLflow's simulator looks for a parameter `input`, and passes the conversation to it.
@@ -49,27 +49,6 @@ def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) ->
         return predict
     setattr(predict, AGENT_URI_ATTR, uri)
     return predict
-
-
-def request(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return a row's fields as a request.
-
-    A row with `input` or `messages` is one already. In any other, the one field of text is the question.
-
-    Raises:
-        InvalidInputError: No field, or more than one, can be the question.
-    """
-    if "input" in fields or isinstance(fields.get("messages"), list):
-        return fields
-    questions = [name for name, value in fields.items() if isinstance(value, str) and name not in _SETTINGS]
-    if len(questions) != 1:
-        raise InvalidInputError(
-            f"The row can't be sent: it has {len(questions)} fields that could be the question, of {sorted(fields)}. "
-            "Give it 'input', 'messages' or one field of text, or evaluate a function of yours that calls the client."
-        )
-    (name,) = questions
-    rest = {key: value for key, value in fields.items() if key != name}
-    return {"input": [{"role": "user", "content": fields[name]}], **rest}
 
 
 def as_chat_completion(answer: AgentResponse, endpoint: str | None) -> AgentResponse:

@@ -35,15 +35,20 @@ class BatchScoring:
         on_error: Literal["record", "raise"] = "record",
         retry_on: type[Exception] | tuple[type[Exception], ...] = (),
         rerun_in_doubt: bool = True,
+        max_failures: float | None = None,
+        max_tokens: int | None = None,
+        price_per_million: tuple[float, float] | None = None,
         progress: bool | Callable[[Progress], None] | None = None,
         mlflow_run: bool | None = None,
         column: str | None = None,
         id_column: str | None = None,
+        keep_columns: bool | None = None,
     ) -> BatchResult:
         """Ask an agent once for each of many rows, as many at a time as the endpoint bears.
 
         A row that fails is a result. A failure that every row would share (401, 403, 404, no login) stops the run at
-        once. Ctrl-C lets what is in flight end and returns what is there; a second one stops at once.
+        once. Ctrl-C lets what is in flight end and returns what is there; a second one stops at once. SIGTERM does the
+        same, and leaves 25 seconds for that: what takes longer is in doubt.
 
         Args:
             endpoint: As for `predict`.
@@ -60,12 +65,21 @@ class BatchScoring:
                 safely run twice. `with_options(idempotent=True)` names every passing failure.
             rerun_in_doubt: Whether rows that were in flight when an earlier process was killed are sent again, although
                 the agent may have run for them. False leaves them "in_doubt" in the result.
+            max_failures: Nothing more is sent when so many rows have failed in this run: a number, or a share (0.05) of
+                those that have ended, which counts from 20 on. What is there is returned, and `stopped` of the result
+                says why. None for no limit.
+            max_tokens: Nothing more is sent when this run's answers have so many tokens. What is in flight then still
+                ends. None for no limit.
+            price_per_million: What a million tokens of the input and of the output cost, in whatever currency, for
+                `cost` in the summary, the progress and the MLflow run. None where that is not known.
             progress: True or False for a bar on stderr, None for one where somebody may be looking; or a function that
                 is called from time to time with how it goes.
             mlflow_run: True to log to the active MLflow run, or to one of its own. None for only to one that is active,
                 False for none.
             column: The column of a frame or file that holds a row's inputs. None for `input`, `messages` or `inputs`.
             id_column: The column whose value is kept as the row's `id`. None for `id`, where there is one.
+            keep_columns: Whether results carry the columns of their rows' records, the question among them. None for
+                where the inputs are a frame or Parquet.
 
         Returns:
             What came of each row, in the order of the inputs.
@@ -92,11 +106,14 @@ class BatchScoring:
             retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
             idempotent=once.idempotent,
             rerun_in_doubt=rerun_in_doubt,
+            max_failures=max_failures,
+            max_tokens=max_tokens,
+            price_per_million=price_per_million,
             retries=Backoff.read(),
             timeout=once.limits().timeout,
             total_timeout=once.limits().total_timeout,
         )
-        rows = inputs if isinstance(inputs, Rows) else Rows(inputs, column, id_column)
+        rows = inputs if isinstance(inputs, Rows) else Rows(inputs, column, id_column, keep_columns=keep_columns)
         about = {"endpoint": agent.name, "target": self._access.routes.transport.base_url}
         settings = {"concurrency": concurrency or "adaptive", "requests_per_minute": requests_per_minute}
         with observer_for(progress) as observers, logged(mlflow_run, {**about, **settings}) as log:
@@ -114,7 +131,7 @@ class BatchScoring:
 
     def _score_frame(self, endpoint: str | None, frame: Any) -> Any:
         from mlflow_agent_target.batch.exports import to_scored_frame
-        from mlflow_agent_target.batch.tables import requests_of
+        from mlflow_agent_target.batch.frames import requests_of
 
         result = self.predict_batch(endpoint, requests_of(frame), progress=False, mlflow_run=False)
         if result.interrupted:

@@ -41,7 +41,20 @@ DOORS = {
     },
     "streams": {"stream"},
     "tracing": {"spans", "call_span", "agent_trace"},
-    "batch": {"run", "policy", "tables", "journal", "progress", "bar", "records", "results", "exports", "mlflow_run"},
+    "batch": {
+        "run",
+        "policy",
+        "cells",
+        "frames",
+        "tables",
+        "journal",
+        "progress",
+        "bar",
+        "records",
+        "results",
+        "exports",
+        "mlflow_run",
+    },
     "endpoints": {"access", "endpoint", "management", "platform", "openai_client"},
     "server": set(),  # its face alone
 }

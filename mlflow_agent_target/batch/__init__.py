@@ -7,13 +7,19 @@ From the bottom up:
     window.py      how many may be in flight, as long as none is refused; pure
     limiter.py     when the next may go, and what it is that refuses; pure
     cells.py       what a cell or a record of a table means; pure
-    tables.py      iterables, frames, CSV, JSONL, Parquet, read a record at a time
+    frames.py      what predict takes as a DataFrame
+    files.py       CSV, TSV, JSON lines, Parquet, read a record at a time
+    tables.py      iterables, frames and files: the rows of a batch
+    disk.py        whether SQLite can trust a file system; room for when the disk is full
     journal.py     SQLite: every row's state and outcome
     progress.py    how a batch is getting on
     bar.py         shows it
-    exports.py     pandas, JSON lines, Parquet: a file appears when it is whole
+    exports.py     pandas, JSON lines, CSV, Parquet: a file appears when it is whole
     results.py     BatchResult: its rows, sums and exports
     mlflow_run.py  what an MLflow run shows of a batch
-    scheduler.py   threads, queues and transactions
-    run.py         rows, journal, scheduler and result put together; Ctrl-C
+    ahead.py       rows that were read and not yet sent
+    workers.py     threads that ask
+    scheduler.py   claims, sends, and records how rows end; decides nothing
+    signals.py     Ctrl-C, SIGTERM, and a source of rows that blocks
+    run.py         rows, journal, scheduler and result put together
 """

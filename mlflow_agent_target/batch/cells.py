@@ -1,23 +1,32 @@
-"""What a cell or a record of a table means: a payload, a question, a setting that goes along, an id. Pure.
-
-Two calls take tables, and each reads them in its own way. `predict_batch` sends one column, and keeps one as the rows'
-ids (`Row` and what makes one). `predict` with a DataFrame sends rows with their settings (`requests`).
-"""
+"""What a cell or a record of a table means: a payload, a question, a setting that goes along, an id. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from mlflow_agent_target.errors import InvalidInputError
 
-_KEYS = ("input", "messages")
+KEYS = ("input", "messages")
 # Columns that hold a row's inputs, where none is named: the two requests' own, and that of evaluation datasets.
-_INPUT_COLUMNS = (*_KEYS, "inputs")
-_ID = "id"
+_INPUT_COLUMNS = (*KEYS, "inputs")
+ID = "id"
+# Columns that are known to say what the right answer is, or where a row comes from.
+_LABELS = {
+    *("expectations", "expected_response", "expected_facts", "expected_retrieved_context", "guidelines"),
+    *("outputs", "trace", "tags", "source", "ground_truth", "targets", "retrieved_context"),
+}
+# Settings that hold text; lists or dicts; either. Others are numbers, or true and false.
+_TEXT_SETTINGS = ("client_request_id", "model", "previous_response_id", "tool_choice", "truncation", "user")
+_STRUCTURED = {
+    *("custom_inputs", "context", "databricks_options", "usage_context", "metadata", "tools", "reasoning", "include"),
+    *("text", "response_format", "logit_bias"),
+}
+_TEXT_OR_STRUCTURED = {"stop", "instructions", "reasoning_effort", "tool_choice"}
 # Columns that go with their row. No others do: what the right answer is must not reach the agent.
-_SETTINGS = {
+SETTINGS = {
     "custom_inputs",
     "context",
     "databricks_options",
@@ -53,28 +62,6 @@ _SETTINGS = {
     "top_logprobs",
     "seed",
     "n",
-}
-# Columns of messages that are spread over rows: what the schemas know of messages and items.
-_MESSAGE = {
-    "role",
-    "content",
-    "type",
-    "id",
-    "name",
-    "status",
-    "tool_calls",
-    "tool_call_id",
-    "refusal",
-    "attachments",
-    "call_id",
-    "arguments",
-    "output",
-    "summary",
-    "encrypted_content",
-    "server_label",
-    "approval_request_id",
-    "approve",
-    "reason",
 }
 
 
@@ -116,60 +103,150 @@ def columns_of(names: list[Any], column: str | None, id_column: str | None, tabl
                 "that holds the inputs: column=..."
             )
         column = found[0]
-    id_column = id_column or (_ID if _ID in names else None)
+    id_column = id_column or (ID if ID in names else None)
     for name in (column, id_column):
         if names.count(name) > 1:
             raise InvalidInputError(f"{table} has more than one column {name!r}. Name each differently.")
     return column, id_column
 
 
-def row_of_item(item: Any, column: str | None, id_column: str | None) -> Row:
-    """Return an element of the caller's iterable as a row. Only a named id is looked for."""
-    if column or _is_evaluation_record(item):
-        return _row_of_record(item, column, id_column)
-    return Row(plain(item.get(id_column)) if id_column and isinstance(item, Mapping) else None, item)
+def row_of(
+    record: Mapping[str, Any],
+    column: str | None,
+    id_column: str | None,
+    *,
+    keeps: bool = False,
+    is_text: bool = False,
+    drops: Callable[[set[str]], None] | None = None,
+) -> Row:
+    """Return a record as a row: the same record is the same request and id, whatever held it.
+
+    What is asked is in one column; settings of a request go along; no other column does, since what the right answer is
+    must not reach the agent.
+
+    Args:
+        record: The columns of a row by name.
+        column: The one that holds what is asked; None for the known ones.
+        id_column: The one that holds the id; None for `id`, where there is one.
+        keeps: Whether the result carries the columns.
+        is_text: Whether cells can only be text, as in CSV, so that settings are read from it.
+        drops: Told of columns that nobody knows and that are not sent.
+    """
+    id_column = id_column or ID
+    id_ = plain(record.get(id_column))
+    kept = {name: _kept(value) for name, value in record.items() if name != id_column} if keeps else None
+    if column is None:
+        found = [name for name in _INPUT_COLUMNS if name in record]
+        if len(found) != 1:  # no question, or two: the request's own check says what is wrong
+            return Row(id_, {name: value for name, value in record.items() if name != id_column}, kept)
+        column = found[0]
+    if column not in record:
+        return Row(id_, InvalidInputError(f"The row has no {column!r}, but {sorted(map(str, record))}."), kept)
+    asked = plain(record[column], "drop_in_structs")
+    if _is_missing(asked):
+        return Row(id_, InvalidInputError(f"The row asks nothing: its {column!r} is empty."), kept)
+    others = {name: value for name, value in record.items() if name not in (column, id_column)}
+    if drops is not None:
+        drops({name for name in others if name not in SETTINGS and name not in _LABELS})
+    settings: dict[str, Any] = {}
+    for name, value in others.items():
+        cell = plain(value, "drop_in_structs")
+        if name in SETTINGS and not _is_missing(cell):
+            try:
+                settings[name] = _setting(name, cell) if is_text else cell
+            except ValueError:
+                return Row(id_, InvalidInputError(f"The row's {name!r} can't be read: {cell!r:.80}."), kept)
+    try:
+        return Row(id_, _request(asked, column, settings), kept)
+    except InvalidInputError as error:
+        return Row(id_, error, kept)
 
 
-def row_of_line(value: Any, column: str | None, id_column: str | None) -> Row:
-    """Return what a line of a JSONL file holds as a row. The id is no part of what is sent."""
-    if not isinstance(value, dict):
-        return Row(None, value)
-    id_column = id_column or _ID
-    if column or _is_evaluation_record(value):
-        return _row_of_record(value, column, id_column)
-    inputs = {key: item for key, item in value.items() if key != id_column}
-    return Row(value.get(id_column), inputs)
+def _request(asked: Any, column: str, settings: dict[str, Any]) -> Any:
+    """Return what is asked, with its settings, as what `predict` takes."""
+    asked = question(asked)
+    if isinstance(asked, str):
+        asked = _payload(asked, is_record=column == "inputs")
+    if isinstance(asked, Mapping):
+        return {**settings, **request_of_fields(dict(asked))}
+    key = column if column in KEYS else "input"
+    if not settings:
+        return {key: asked} if column in KEYS and isinstance(asked, list) else asked
+    return {key: messages_of(asked), **settings}
 
 
-def _is_evaluation_record(value: Any) -> bool:
-    """Return whether a mapping holds its inputs in one field, beside labels, and is not itself a payload."""
-    return isinstance(value, Mapping) and "inputs" in value and not any(key in value for key in _KEYS)
+def _payload(text: str, *, is_record: bool) -> Any:
+    """Return text as what it is: a payload or messages as JSON, else a question."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, dict):
+        return value if is_record or any(key in value for key in KEYS) else text
+    is_messages = bool(value) and all(isinstance(item, dict) and ("role" in item or "type" in item) for item in value)
+    return value if is_messages else text
 
 
-def _row_of_record(record: Any, column: str | None, id_column: str | None) -> Row:
-    column = column or "inputs"
-    if not isinstance(record, Mapping) or column not in record:
-        given = sorted(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
-        return Row(None, InvalidInputError(f"The row has no {column!r}, but {given}."))
-    return Row(plain(record.get(id_column)) if id_column else None, inputs_of(record[column]))
+def request_of_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an evaluation dataset's row as a request.
+
+    A row with `input` or `messages` is one already. In any other, the one field of text is the question.
+
+    Raises:
+        InvalidInputError: No field, or more than one, can be the question.
+    """
+    if "input" in fields or isinstance(fields.get("messages"), list):
+        return fields
+    questions = [name for name, value in fields.items() if isinstance(value, str) and name not in _TEXT_SETTINGS]
+    if len(questions) != 1:
+        raise InvalidInputError(
+            f"The row can't be sent: it has {len(questions)} fields that could be the question, of {sorted(fields)}. "
+            "Give it 'input', 'messages' or one field of text, or evaluate a function of yours that calls the client."
+        )
+    (name,) = questions
+    rest = {key: value for key, value in fields.items() if key != name}
+    return {"input": [{"role": "user", "content": fields[name]}], **rest}
 
 
-def inputs_of(cell: Any) -> Any:
-    """Return a cell as what `predict` takes: text may be a payload as JSON, a dict may be a question under a name."""
-    value = plain(cell)
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        if isinstance(parsed, dict) or (
-            parsed and isinstance(parsed, list) and all(isinstance(item, dict) for item in parsed)
-        ):
-            value = parsed
-    if isinstance(value, dict) and len(value) == 1 and not any(key in value for key in _KEYS):
-        (only,) = value.values()  # {"question": "..."}
-        return only if isinstance(only, (str, list)) else value
-    return value
+def _setting(name: str, text: Any) -> Any:
+    """Return a setting that a table of text holds.
+
+    Raises:
+        ValueError: It is no such setting.
+    """
+    if not isinstance(text, str):
+        return text
+    if name in _STRUCTURED or (name in _TEXT_OR_STRUCTURED and text.lstrip()[:1] in ("{", "[")):
+        value = json.loads(text)
+        if name in _STRUCTURED and not isinstance(value, (dict, list)):
+            raise ValueError(name)
+        return value
+    if name in _TEXT_OR_STRUCTURED or name in _TEXT_SETTINGS:
+        return text
+    if text.strip().lower() in ("true", "false"):
+        return text.strip().lower() == "true"
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _is_missing(cell: Any) -> bool:
+    """Return whether a cell holds nothing, in whatever way a table says so."""
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return True
+    # NaN and NaT are unlike themselves; pandas.NA is neither.
+    return type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _kept(value: Any) -> Any:
+    """Return a cell as JSON knows it."""
+    cell = plain(value)
+    if isinstance(cell, str) or not _is_missing(cell):
+        return cell.isoformat() if hasattr(cell, "isoformat") else cell
+    return None
 
 
 def plain(value: Any, nulls: Literal["keep", "drop", "drop_in_structs"] = "keep") -> Any:
@@ -194,72 +271,11 @@ def plain(value: Any, nulls: Literal["keep", "drop", "drop_in_structs"] = "keep"
     return value
 
 
-def requests(columns: Mapping[str, Iterable[Any]]) -> list[Any]:
-    """Return the requests that a table holds: one a row, or one for a conversation that is spread over its rows.
-
-    Args:
-        columns: The table's columns by name. Cells are plain values; one that is missing is None.
-
-    Raises:
-        InvalidInputError: It is not clear what the columns mean.
-    """
-    if any(key in columns for key in _KEYS):
-        return _requests_by_key(_rows(columns, {*_KEYS, *_SETTINGS}))
-    if "role" in columns:
-        if others := columns.keys() - _MESSAGE:
-            raise InvalidInputError(
-                f"The DataFrame's rows are messages, of which {', '.join(map(repr, sorted(others)))} is no part. Drop "
-                "it, or give a list of messages a row, in a column 'messages'."
-            )
-        messages = _rows(columns, _MESSAGE)
-        return [messages] if messages else []
-    if "inputs" in columns:
-        return list(map(question, columns["inputs"]))
-    asked = [name for name in columns if name != _ID and name not in _SETTINGS]
-    if len(asked) != 1:
-        raise InvalidInputError(
-            f"The DataFrame has the columns {', '.join(map(repr, columns))}, and it is not clear which of them is the "
-            "question. Name it 'input'."
-        )
-    settings = {name: cells for name, cells in columns.items() if name in _SETTINGS}
-    return _requests_by_key(_rows({**settings, "input": columns[asked[0]]}, {"input", *_SETTINGS}))
-
-
 def question(cell: Any) -> Any:
-    """Return a cell as inputs: a number is a question that pandas.read_json took for one."""
-    return str(cell) if isinstance(cell, (int, float)) else cell
+    """Return a cell as inputs: a number is a question that a reader of tables took for one."""
+    return str(cell) if isinstance(cell, (int, float)) and not isinstance(cell, bool) else cell
 
 
-def _rows(columns: Mapping[str, Iterable[Any]], names: Container[str]) -> list[dict[str, Any]]:
-    """Return the named columns as rows, without the cells that are missing."""
-    wanted = {name: cells for name, cells in columns.items() if name in names}
-    return [
-        {name: cell for name, cell in zip(wanted, row, strict=True) if cell is not None}
-        for row in zip(*wanted.values(), strict=True)
-    ]
-
-
-def _requests_by_key(rows: list[dict[str, Any]]) -> list[Any]:
-    """Return rows with `input` or `messages` as requests: a list or text a row, or a message a row."""
-    given = [(key, row[key]) for row in rows for key in _KEYS if key in row]
-    is_message = [isinstance(cell, dict) and ("role" in cell or "type" in cell) for _, cell in given]
-    if not any(is_message):
-        return [{**row, **{key: _messages(row[key]) for key in _KEYS if key in row}} for row in rows]
-    if not all(is_message) or len(given) != len(rows) or len({key for key, _ in given}) != 1:
-        raise InvalidInputError(
-            "Some rows of the DataFrame hold a message, others something else. Give a list of messages a row, or one "
-            "conversation with a message a row."
-        )
-    key = given[0][0]
-    settings = [{name: cell for name, cell in row.items() if name != key} for row in rows]
-    if any(row != settings[0] for row in settings):
-        raise InvalidInputError(
-            f"The DataFrame's rows are the messages of one conversation (column '{key}'), but they differ in other "
-            f"columns ({', '.join(sorted(set().union(*settings)))}). Give a list of messages a row, or the same values."
-        )
-    return [{key: [cell for _, cell in given], **settings[0]}]
-
-
-def _messages(cell: Any) -> Any:
+def messages_of(cell: Any) -> Any:
     cell = question(cell)
     return [{"role": "user", "content": cell}] if isinstance(cell, str) else cell

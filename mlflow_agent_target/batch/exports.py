@@ -1,14 +1,19 @@
-"""Results for other programs: pandas, JSON lines, Parquet. A file appears when it is whole."""
+"""Results for other programs: pandas, JSON lines, CSV, Parquet. A file appears when it is whole."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import gzip
+import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mlflow_agent_target.batch.records import SHOWN, SHOWN_NAMES
 from mlflow_agent_target.errors import InvalidInputError
@@ -16,12 +21,75 @@ from mlflow_agent_target.errors import InvalidInputError
 if TYPE_CHECKING:
     from mlflow_agent_target.batch.records import BatchRow
 
-_ROWS_IN_A_GROUP = 256
+_STANDARD_OUTPUT = Path("-")
+_FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+# A Parquet file is read quickly if its groups are large; a group is held in memory while it is written.
+_ROWS_IN_A_GROUP, _BYTES_IN_A_GROUP = 50_000, 64_000_000
 _SCORED = ("output_text", "response", "error", "request_id")
 
+Record = dict[str, Any]
 
-def to_pandas(records: Iterable[dict[str, Any]]) -> Any:
-    """Return records of the columns `SHOWN_NAMES` as a DataFrame.
+
+class Kinds:
+    """What kinds of values a column holds, so that it gets a type of its own where all are of one."""
+
+    def __init__(self) -> None:
+        self._kinds: set[type] = set()
+
+    def see(self, value: Any) -> None:
+        """Take in a value."""
+        if value is not None:
+            is_long = type(value) is int and not -(1 << 63) <= value < 1 << 63
+            self._kinds.add(object if is_long else type(value))
+
+    @property
+    def arrow(self) -> str | None:
+        """The type in Arrow; None where the values are mixed, or are lists and dicts, and are written as JSON text."""
+        if self._kinds <= {int, float} and self._kinds:
+            return "int64" if self._kinds == {int} else "float64"
+        return {frozenset({bool}): "bool_", frozenset({str}): "string", frozenset(): "string"}.get(
+            frozenset(self._kinds)
+        )
+
+
+def format_of(path: Path) -> tuple[str, bool]:
+    """Return what a results' file is written as, and whether it is compressed, by its name.
+
+    Raises:
+        InvalidInputError: No format is known by that name.
+    """
+    if path == _STANDARD_OUTPUT:
+        return ".jsonl", False
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    is_gzip = suffixes[-1:] == [".gz"]
+    kind = (suffixes[:-1] if is_gzip else suffixes)[-1:] or [""]
+    if kind[0] not in _FORMATS or (is_gzip and kind[0] == ".parquet"):
+        raise InvalidInputError(
+            f"Results can't be written to {str(path)!r}: name a file of {', '.join(_FORMATS)} (text also as .gz), or - "
+            "for JSON lines on standard output."
+        )
+    return kind[0], is_gzip
+
+
+def check_writable(path: Path) -> None:
+    """Try that results can be written to a file, before anything is paid for them. Leaves nothing behind.
+
+    Raises:
+        InvalidInputError: They can't.
+    """
+    format_of(path)
+    if path == _STANDARD_OUTPUT:
+        return
+    if path.is_dir():
+        raise InvalidInputError(f"{str(path)!r} can't be written: it is a folder.")
+    try:
+        _beside(Path(os.path.realpath(path))).unlink()
+    except OSError as error:
+        raise InvalidInputError(f"{str(path)!r} can't be written: {error.strerror or error}.") from error
+
+
+def to_pandas(records: Iterable[Record], names: list[str]) -> Any:
+    """Return records as a DataFrame.
 
     Raises:
         InvalidInputError: pandas is not installed.
@@ -30,19 +98,29 @@ def to_pandas(records: Iterable[dict[str, Any]]) -> Any:
         import pandas
     except ImportError as error:
         raise InvalidInputError("to_pandas needs pandas: pip install 'mlflow-agent-target[local]'.") from error
-    return pandas.DataFrame(records, columns=list(SHOWN_NAMES))
+    return pandas.DataFrame(records, columns=names)
 
 
-def to_jsonl(records: Iterable[dict[str, Any]], path: Path) -> None:
+def to_jsonl(records: Iterable[Record], path: Path) -> None:
     """Write each record as a line of JSON."""
-    with _replacing(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with _writing(path) as file:
         for record in records:
             # UTF-8 has no halves of surrogate pairs. Written as backslash and number, they are what JSON makes of them.
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
 
-def to_parquet(rows: Iterator[tuple[Any, ...]], path: Path) -> None:
-    """Write rows of the columns `SHOWN`, with the values as the journal has them.
+def to_csv(records: Iterable[Record], names: list[str], path: Path) -> None:
+    """Write records as a table of text, after RFC 4180: lists and dicts as JSON text, what is missing as nothing."""
+    delimiter = "\t" if format_of(path)[0] == ".tsv" else ","
+    with _writing(path) as file:
+        table = csv.writer(file, delimiter=delimiter)
+        table.writerow(names)
+        for record in records:
+            table.writerow([_text(record.get(name)) for name in names])
+
+
+def to_parquet(records: Iterator[Record], kinds: Mapping[str, Kinds], path: Path) -> None:
+    """Write records as Parquet, with a type of its own for each column whose values are of one.
 
     Raises:
         InvalidInputError: pyarrow is not installed, or the file can't be written.
@@ -52,12 +130,34 @@ def to_parquet(rows: Iterator[tuple[Any, ...]], path: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise InvalidInputError("to_parquet needs pyarrow: pip install 'mlflow-agent-target[local]'.") from error
-    types = [getattr(pyarrow, str(column.arrow))() for column in SHOWN.values()]
-    schema = pyarrow.schema(list(zip(SHOWN_NAMES, types, strict=True)))
+    types = {name: column.arrow for name, column in zip(SHOWN_NAMES, SHOWN.values(), strict=True)}
+    types["response"] = None
+    types.update({name: kind.arrow for name, kind in kinds.items()})
+    schema = pyarrow.schema([(name, getattr(pyarrow, kind or "string")()) for name, kind in types.items()])
     with _replacing(path) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
-        while group := list(itertools.islice(rows, _ROWS_IN_A_GROUP)):
-            columns = zip(*group, strict=True)
-            writer.write_table(pyarrow.table(dict(zip(SHOWN_NAMES, columns, strict=True)), schema=schema))
+        while group := list(_group(records)):
+            columns = {
+                name: [record.get(name) if kind else _json(record.get(name)) for record in group]
+                for name, kind in types.items()
+            }
+            writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+def _group(records: Iterator[Record]) -> Iterator[Record]:
+    size = 0
+    for record in itertools.islice(records, _ROWS_IN_A_GROUP):
+        yield record
+        size += len(str(record))
+        if size > _BYTES_IN_A_GROUP:
+            return
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _text(value: Any) -> Any:
+    return _json(value) if isinstance(value, (dict, list, bool)) else value
 
 
 def to_scored_frame(rows: Iterable[BatchRow], frame: Any) -> Any:
@@ -90,13 +190,53 @@ def to_scored_frame(rows: Iterable[BatchRow], frame: Any) -> Any:
 
 
 @contextlib.contextmanager
+def _writing(path: Path) -> Iterator[IO[str]]:
+    """Yield a text file that becomes `path` when all went well; standard output for `-`."""
+    if path == _STANDARD_OUTPUT:
+        out = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", errors="backslashreplace", newline="")
+        try:
+            yield out
+            out.flush()
+        finally:
+            out.detach()
+        return
+    with _replacing(path) as part:
+        is_gzip = path.suffix.lower() == ".gz"
+        with (gzip.open if is_gzip else open)(
+            part, "wt", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as file:
+            yield file
+
+
+@contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a file beside `path` that takes its place when all went well."""
-    part = path.with_name(f"{path.name}.part")
+    """Yield a new file that takes the place of `path` when all went well; of what it points to, if it is a link."""
+    real = Path(os.path.realpath(path))
+    part: Path | None = None
     try:
+        part = _beside(real)
         yield part
-        os.replace(part, path)
+        os.replace(part, real)
+        part = None
     except OSError as error:
-        raise InvalidInputError(f"{str(path)!r} can't be written: {error}.") from error
+        raise InvalidInputError(f"{str(path)!r} can't be written: {error.strerror or error}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """Make a new file in the folder of `path`, with the permissions that a file there has or would get."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:80]}.", delete=False) as file:
+        part = Path(file.name)
+    if path.exists():
+        mode = path.stat().st_mode & 0o777
+        if not os.access(path, os.W_OK):
+            part.unlink()
+            raise PermissionError(13, "it may not be written to")
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    part.chmod(mode)
+    return part

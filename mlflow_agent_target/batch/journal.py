@@ -17,25 +17,38 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow_agent_target.batch.disk import Reserve, untrusted
 from mlflow_agent_target.batch.records import CLAIMED, COLUMNS, FAILED, IN_DOUBT, RELEASED, Claim, Known, Outcome
 from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
 
 _APPLICATION_ID = 0x61676A6C  # "agjl", so that other databases are told from journals
-_VERSION = 1
+_VERSION = 2
 _KNOWN_AT_A_TIME = 1000
-# The format of version 1: a journal that was begun by one version of this package is gone on with by the next.
+# A journal that was begun by one version of this package is gone on with by the next.
 _SCHEMA = (
     "CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE rows (\n    " + ",\n    ".join(f"{name} {column.sql}" for name, column in COLUMNS.items()) + "\n)",
     f"CREATE INDEX failed ON rows (position) WHERE state = '{FAILED}'",
 )
 _CLAIM = (
-    f"INSERT INTO rows ({', '.join(Claim._fields)}, state) VALUES (?, ?, ?, '{CLAIMED}') "
-    "ON CONFLICT (position) DO UPDATE SET state = excluded.state"
+    f"INSERT INTO rows ({', '.join(Claim._fields)}, state) VALUES (?, ?, ?, ?, '{CLAIMED}') "
+    "ON CONFLICT (position) DO UPDATE SET state = excluded.state, columns = excluded.columns"
 )
 _RELEASE = f"UPDATE rows SET state = '{RELEASED}' WHERE position = ?"
 _SETTLE = f"INSERT OR REPLACE INTO rows ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _KNOWN = f"SELECT {', '.join(Known._fields)} FROM rows WHERE position > ? AND position < ? ORDER BY position LIMIT ?"
+
+
+class JournalFullError(AgentTargetError):
+    """A journal can't be written, as when the disk is full.
+
+    Attributes:
+        is_settled: Whether the outcomes that were to be written could be.
+    """
+
+    def __init__(self, message: str, *, is_settled: bool = False, may_have_run: bool | None = None) -> None:
+        super().__init__(message, may_have_run=may_have_run)
+        self.is_settled = is_settled
 
 
 class Journal:
@@ -52,15 +65,20 @@ class Journal:
     """
 
     def __init__(self, path: Path, run: dict[str, Any], durable: bool = True) -> None:
+        if durable and (where := untrusted(path)) is not None:
+            raise InvalidInputError(
+                f"The journal {str(path)!r} is on {where}, where SQLite's files get damaged. Name a file on a disk of "
+                "this machine (such as /local_disk0 or /tmp), and copy it there after the run."
+            )
         self.path = path
         self._durable = durable
         self._lock = threading.Lock()
         self._connection = _connect(path)
         try:
             self._open(run)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # damaged files hold anything
             self._connection.close()
-            raise _unusable(path, error) from error
+            raise unusable(path, error) from error
         except BaseException:
             self._connection.close()
             raise
@@ -85,6 +103,7 @@ class Journal:
             # Only after the check: WAL would change a database that is not ours.
             execute("PRAGMA journal_mode = WAL")
             execute("PRAGMA synchronous = NORMAL")
+            self._reserve = Reserve(self.path)
         #: All rows that are known, settled or not, have a position below this.
         self.known_until: int = execute("SELECT coalesce(max(position) + 1, 0) FROM rows").fetchone()[0]
 
@@ -108,6 +127,9 @@ class Journal:
                 f"The journal {str(self.path)!r} was written by a newer version of this package (format {version}; "
                 f"this one knows {_VERSION}). Update the package, or name another file."
             )
+        if version == 1:  # it held no columns of the rows' records
+            execute(f"ALTER TABLE rows ADD COLUMN columns {COLUMNS['columns'].sql}")
+            execute(f"PRAGMA user_version = {_VERSION}")
         (earlier,) = execute("SELECT value FROM run WHERE key = 'run'").fetchone()
         if earlier != run:
             then, now = json.loads(earlier), json.loads(run)
@@ -122,8 +144,11 @@ class Journal:
         """Yield what earlier runs left, in order. It is read in parts, so that rows may be written meanwhile."""
         until = -1
         while until < self.known_until:
-            with self._lock:
-                found = self._connection.execute(_KNOWN, (until, self.known_until, _KNOWN_AT_A_TIME)).fetchall()
+            try:
+                with self._lock:
+                    found = self._connection.execute(_KNOWN, (until, self.known_until, _KNOWN_AT_A_TIME)).fetchall()
+            except sqlite3.Error as error:
+                raise unusable(self.path, error) from error
             if not found:
                 return
             yield from map(Known._make, found)
@@ -138,25 +163,37 @@ class Journal:
             claimed: Rows that are about to be sent.
 
         Raises:
-            AgentTargetError: It can't be written, as when the disk is full. The journal is as it was before.
+            JournalFullError: It can't be written, as when the disk is full. At most the outcomes are.
         """
         with self._lock:
-            execute, executemany = self._connection.execute, self._connection.executemany
             try:
-                execute("BEGIN")
-                executemany(_SETTLE, settled)
-                if self._durable:
-                    executemany(_RELEASE, ((position,) for position in released))
-                    executemany(_CLAIM, claimed)
-                execute("COMMIT")
+                self._write(settled, released, claimed)
             except sqlite3.Error as error:
-                with contextlib.suppress(sqlite3.Error):
-                    execute("ROLLBACK")
-                raise AgentTargetError(
+                # What has been answered is recorded in the room that was reserved; nothing more is begun.
+                if self._durable and self._reserve.release() and settled:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._write(settled, released, ())
+                        settled = ()
+                raise JournalFullError(
                     f"The journal {str(self.path)!r} can't be written: {error}. Everything that it holds is whole. "
                     "Make room, and run the same again to go on where it stopped.",
                     may_have_run=True,
+                    is_settled=not settled,
                 ) from error
+
+    def _write(self, settled: Sequence[Outcome], released: Sequence[int], claimed: Sequence[Claim]) -> None:
+        execute, executemany = self._connection.execute, self._connection.executemany
+        try:
+            execute("BEGIN")
+            executemany(_SETTLE, settled)
+            if self._durable:
+                executemany(_RELEASE, ((position,) for position in released))
+                executemany(_CLAIM, claimed)
+            execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                execute("ROLLBACK")
+            raise
 
     def close(self) -> None:
         """Close the file. It is one file then, that others may use and copy."""
@@ -164,13 +201,27 @@ class Journal:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
+            if self._durable:
+                self._reserve.release()
 
 
 class Reader:
     """Reads a journal that nobody is writing to. Keeps it closed in between, so that the next run may open it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.absolute()
+
+    def stamp(self) -> tuple[int, int]:
+        """Return what changes when somebody writes to the file.
+
+        Raises:
+            InvalidInputError: The file is gone.
+        """
+        try:
+            stat = self._path.stat()
+        except OSError as error:
+            raise InvalidInputError(f"The journal {str(self._path)!r} is not there any more.") from error
+        return stat.st_mtime_ns, stat.st_size
 
     def select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query.
@@ -184,7 +235,7 @@ class Reader:
             try:
                 return connection.execute(sql, values).fetchall()
             except sqlite3.Error as error:
-                raise _unusable(self._path, error) from error
+                raise unusable(self._path, error) from error
 
 
 def discard(path: Path) -> None:
@@ -201,7 +252,7 @@ def discard(path: Path) -> None:
         connection.execute("BEGIN EXCLUSIVE")
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     except sqlite3.Error as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
     finally:
         connection.close()
     if application_id != _APPLICATION_ID:
@@ -211,7 +262,7 @@ def discard(path: Path) -> None:
 
 def delete(path: Path) -> None:
     """Delete a journal and the files that SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    for suffix in ("", "-wal", "-shm", "-journal", "-reserve"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{path}{suffix}")
 
@@ -222,10 +273,11 @@ def _connect(path: Path) -> sqlite3.Connection:
         # called ":memory:".
         return sqlite3.connect(path.absolute(), timeout=0.0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> InvalidInputError:
+def unusable(path: Path, error: Exception) -> InvalidInputError:
+    """Return the error that a journal can't be used, from what SQLite or Python says of it."""
     said = str(error)
     if "locked" in said:
         what, advice = "is in use by another run", "Wait for that to end, or name another file."
@@ -234,5 +286,9 @@ def _unusable(path: Path, error: sqlite3.Error) -> InvalidInputError:
     elif "unable to open" in said:
         what, advice = "can't be opened", "Check that its folder exists and may be written to."
     else:
-        what, advice = f"can't be used: {said}", "Name another file as the journal."
+        what = f"is damaged, or can't be read ({said})"
+        advice = (
+            f"What it holds can be saved to a new file, which the same call then goes on with: sqlite3 '{path}' "
+            ".recover | sqlite3 NEW_FILE. With a file of another name all rows are asked again."
+        )
     return InvalidInputError(f"The journal {str(path)!r} {what}. {advice}")

@@ -140,6 +140,10 @@ class Limiter:
             self._per_minute.sent(now)
         return self.in_flight
 
+    def lower_ceiling(self, ceiling: int) -> None:
+        """Let no more be in flight from now on."""
+        self._window.lower_ceiling(ceiling)
+
     def ended(self, end: Ended, now: float, sent_at: float, level: int) -> None:
         """A request ended.
 

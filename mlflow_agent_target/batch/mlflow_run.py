@@ -89,7 +89,14 @@ class RunLog:
         with _tolerated("metrics"):
             numbers = {key: summary[key] for key in ("ok", "failed", "in_doubt", "attempts", "rows_per_second")}
             latency = {f"latency_{name}": seconds for name, seconds in summary["latency"].items()}
-            self._metrics({**numbers, **latency, **summary["tokens"]}, math.ceil(summary["seconds"]))
+            self._metrics(
+                {
+                    **numbers,
+                    **latency,
+                    **{name: count for name, count in summary["tokens"].items() if count is not None},
+                },
+                math.ceil(summary["seconds"]),
+            )
         with _tolerated("table of results"):
             self._table(result)
         with _tolerated("figures"):

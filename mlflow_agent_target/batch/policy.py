@@ -26,6 +26,8 @@ from mlflow_agent_target.target.settings import Backoff, TimeLimits
 
 # The platform limits a workspace's requests in flight, by region; this is the lowest of those limits.
 _CEILING = 192
+# A share of rows says nothing before so many have ended.
+_FEWEST_OF_A_SHARE = 20
 # So often an address is tried where nothing has answered yet: then it is likely wrong.
 _TRIES_OF_A_NEW_ADDRESS = 3
 
@@ -41,6 +43,10 @@ class BatchOptions:
         retry_on: Errors after which a row is sent again although the agent may have run for it.
         idempotent: Whether the agent may safely run twice, so that every passing failure is retried.
         rerun_in_doubt: Whether rows that were in flight when an earlier process ended are sent again.
+        max_failures: Nothing more is sent when so many rows have failed in this run: a number, or a share of those that
+            have ended, above 0 and below 1. None for no limit.
+        max_tokens: Nothing more is sent when this run's answers have so many tokens; None for no limit.
+        price_per_million: What a million tokens cost, of the input and of the output; None where that is not known.
         retries: When to try again after a failure that is not the endpoint's refusal.
         timeout: Seconds for one attempt.
         total_timeout: Seconds for all attempts of a row, and for an endpoint that answers nothing to come back.
@@ -55,6 +61,9 @@ class BatchOptions:
     retry_on: tuple[type[Exception], ...] = ()
     idempotent: bool = False
     rerun_in_doubt: bool = True
+    max_failures: float | None = None
+    max_tokens: int | None = None
+    price_per_million: tuple[float, float] | None = None
     retries: Backoff = field(default_factory=Backoff)
     timeout: float = TimeLimits.timeout
     total_timeout: float = TimeLimits.total_timeout
@@ -67,15 +76,54 @@ class BatchOptions:
             raise InvalidInputError(f"concurrency must be a whole number, 1 or more, not {concurrency!r}.")
         if rate is not None and (type(rate) not in (int, float) or not 0 < rate < math.inf):
             raise InvalidInputError(f"requests_per_minute must be a number above 0, not {rate!r}.")
+        self._check_ceilings()
         if self.on_error not in ("record", "raise"):
             raise InvalidInputError(f"on_error must be 'record' or 'raise', not {self.on_error!r}.")
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.retry_on):
             raise InvalidInputError(f"retry_on must be a class of errors or several, not {self.retry_on!r}.")
 
+    def _check_ceilings(self) -> None:
+        most, tokens, prices = self.max_failures, self.max_tokens, self.price_per_million
+        if most is not None and not ((type(most) is int and most >= 1) or (type(most) is float and 0.0 < most < 1.0)):
+            raise InvalidInputError(
+                f"max_failures must be a whole number, 1 or more, or a share above 0 and below 1, not {most!r}."
+            )
+        if tokens is not None and (type(tokens) is not int or tokens < 1):
+            raise InvalidInputError(f"max_tokens must be a whole number, 1 or more, not {tokens!r}.")
+        if prices is not None and not (
+            isinstance(prices, (tuple, list))
+            and len(prices) == 2
+            and all(type(price) in (int, float) and 0 <= price < math.inf for price in prices)
+        ):
+            raise InvalidInputError(
+                "price_per_million must be two numbers, the price of a million input tokens and that of a million "
+                f"output tokens, not {prices!r}."
+            )
+
     @property
     def ceiling(self) -> int:
         """The most requests that are ever in flight."""
         return self.concurrency or _CEILING
+
+    def enough(self, ended: int, failed: int, tokens: int) -> str | None:
+        """Return why nothing more is to be sent, by the ceilings that the caller has set; None to go on.
+
+        Args:
+            ended: Rows that ended in this run.
+            failed: How many of them failed.
+            tokens: Tokens of this run's answers.
+        """
+        most = self.max_failures
+        is_share = isinstance(most, float)
+        if (
+            most is not None
+            and failed >= (most * ended if is_share else most)
+            and (not is_share or ended >= _FEWEST_OF_A_SHARE)
+        ):
+            return f"max_failures={most}: {failed} of {ended} rows failed"
+        if self.max_tokens is not None and tokens >= self.max_tokens:
+            return f"max_tokens={self.max_tokens}: the answers of {ended} rows have {tokens} tokens"
+        return None
 
     def sends_again(self, state: str) -> bool:
         """Return whether a row is sent again that an earlier run left in this state."""

@@ -60,7 +60,7 @@ class Tally:
     def __init__(self) -> None:
         self.earlier = 0
         self._done = self._failed = 0
-        self._input_tokens = self._output_tokens = 0
+        self._input_tokens = self._output_tokens = self._total_tokens = 0
         self._latencies: deque[float] = deque(maxlen=_LATEST)
         self._started = time.monotonic()
 
@@ -68,10 +68,15 @@ class Tally:
         """A row ended in this run."""
         self._done += 1
         self._failed += outcome.state == FAILED
+        self._total_tokens += outcome.total_tokens or 0
         self._input_tokens += outcome.input_tokens or 0
         self._output_tokens += outcome.output_tokens or 0
         if outcome.seconds is not None:
             self._latencies.append(outcome.seconds)
+
+    def spent(self) -> tuple[int, int, int]:
+        """Return how many rows ended in this run, how many of them failed, and the tokens of its answers."""
+        return self._done, self._failed, self._total_tokens
 
     def progress(self, total: int | None, in_flight: int, concurrency: int, waiting: str | None) -> Progress:
         """Return how it goes."""

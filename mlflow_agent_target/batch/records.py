@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from mlflow_agent_target.errors import AgentTargetError
+from mlflow_agent_target.errors import AgentTargetError, InvalidInputError, InvalidResponseError
 from mlflow_agent_target.formats.answers import AgentResponse
 
 # The states of a row. A row of which the journal says nothing was never sent.
@@ -49,6 +50,7 @@ class Outcome(NamedTuple):
     position: Annotated[int, Column("INTEGER PRIMARY KEY", "int64", shown_as="index")]
     digest: Annotated[bytes, Column("BLOB NOT NULL")]
     id: Annotated[str, Column("TEXT NOT NULL", "string", is_json=True)]
+    columns: Annotated[str | None, Column("TEXT")]
     state: Annotated[str, Column("TEXT NOT NULL", "string", shown_as="status")]
     response: Annotated[str | None, Column("TEXT", "string", is_json=True)] = None
     output_text: _Text = None
@@ -77,6 +79,7 @@ class Claim(NamedTuple):
     position: int
     digest: bytes
     id: str
+    columns: str | None = None
 
 
 class Known(NamedTuple):
@@ -84,23 +87,36 @@ class Known(NamedTuple):
 
     position: int
     digest: bytes
+    id: str
     state: str
 
 
-def row_claim(position: int, id_: Any, inputs: Any) -> Claim:
-    """Return the claim of a row.
+def row_claim(position: int, id_: Any, inputs: Any, columns: Mapping[str, Any] | None) -> tuple[Claim, int]:
+    """Return the claim of a row, and its size in characters, about.
 
     Args:
         position: Its place among the rows, from 0.
         id_: Its id, whatever that is.
         inputs: What the agent is asked.
+        columns: The columns of its record that the result carries; None for none.
     """
-    return Claim(position, digest(inputs), _id_text(id_))
+    text = _text(inputs)
+    kept = None if columns is None else _storable(json.dumps(columns, ensure_ascii=False, default=str))
+    return Claim(position, _digest(text), _id_text(id_), kept), len(text) + len(kept or "")
 
 
 def answer_outcome(claim: Claim, answer: AgentResponse, attempts: int) -> Outcome:
-    """Return what is recorded of an answer. How long it took is not known here."""
-    response = json.dumps(answer, ensure_ascii=False)
+    """Return what is recorded of an answer. How long it took is not known here.
+
+    Raises:
+        InvalidResponseError: It is nested too deeply to be written.
+    """
+    try:
+        response = json.dumps(answer, ensure_ascii=False)
+    except RecursionError as error:
+        raise InvalidResponseError(
+            "The agent answered, but its answer is nested too deeply to be recorded.", attempts=attempts
+        ) from error
     tokens = _tokens(answer)
     return Outcome(
         *claim,
@@ -131,17 +147,48 @@ def error_outcome(claim: Claim, error: BaseException, attempts: int, seconds: fl
 def shown(values: tuple[Any, ...]) -> dict[str, Any]:
     """Return the values of the columns `SHOWN` by the names that results give them, with JSON read."""
     return {
-        name: json.loads(value) if column.is_json and value is not None else value
+        name: parsed(value) if column.is_json and value is not None else value
         for name, column, value in zip(SHOWN_NAMES, SHOWN.values(), values, strict=True)
     }
 
 
+def cost(input_tokens: int | None, output_tokens: int | None, prices: Sequence[float] | None) -> float | None:
+    """Return what tokens cost; None where no price is known, or nothing was counted.
+
+    Args:
+        input_tokens, output_tokens: How many there are; None where they were not counted.
+        prices: What a million of each costs; None where that is not known.
+    """
+    if prices is None or (input_tokens is None and output_tokens is None):
+        return None
+    return ((input_tokens or 0) * prices[0] + (output_tokens or 0) * prices[1]) / 1e6
+
+
+def parsed(text: Any) -> Any:
+    """Return a cell's JSON as a value.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidInputError(f"The journal is damaged: a cell of it is no JSON ({error}).") from error
+
+
 def digest(inputs: Any) -> bytes:
     """Return 16 bytes that differ where a row's inputs differ, whatever they are."""
+    return _digest(_text(inputs))
+
+
+def _text(inputs: Any) -> str:
     try:
-        text = json.dumps(inputs, sort_keys=True, default=_described)
+        return json.dumps(inputs, sort_keys=True, default=_described)
     except Exception:  # whatever a caller's object raises: it will be refused, the same way the next time
-        text = type(inputs).__name__
+        return type(inputs).__name__
+
+
+def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
@@ -205,6 +252,7 @@ class BatchRow:
         error_message: What the error says; None unless "failed".
         attempts: How many times it was sent.
         seconds: How long the last attempt took.
+        columns: The columns of its record that the result carries, by name; None where it carries none.
         usage: The answer's tokens (`input_tokens`, `output_tokens`, `total_tokens`); None where they are not counted.
         request_id: The platform's id of the request; None where it gave none.
     """
@@ -220,3 +268,4 @@ class BatchRow:
     seconds: float | None
     usage: dict[str, int] | None
     request_id: str | None
+    columns: dict[str, Any] | None = None

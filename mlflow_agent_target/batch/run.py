@@ -1,18 +1,13 @@
-"""Runs a batch: rows, journal, scheduler and result put together, and Ctrl-C.
+"""Runs a batch: rows, journal, scheduler and result put together.
 
 The caller's thread reads the rows, a little ahead of what is sent; the scheduler's thread does the rest.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import logging
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +17,11 @@ from mlflow_agent_target.batch.policy import BatchOptions
 from mlflow_agent_target.batch.progress import Observer, Tally, watching
 from mlflow_agent_target.batch.records import row_claim
 from mlflow_agent_target.batch.results import BatchResult
-from mlflow_agent_target.batch.scheduler import Query, Scheduler, Task
+from mlflow_agent_target.batch.scheduler import Scheduler
+from mlflow_agent_target.batch.signals import Signals
 from mlflow_agent_target.batch.tables import Rows
+from mlflow_agent_target.batch.workers import Query, Task
 from mlflow_agent_target.errors import InvalidInputError
-
-_logger = logging.getLogger(__name__)
 
 
 def run(
@@ -49,7 +44,7 @@ def run(
         observers: Told from time to time how it goes.
 
     Returns:
-        What came of each row; after Ctrl-C, of those that were sent.
+        What came of each row; after Ctrl-C, SIGTERM, or where a ceiling was reached, of those that were sent.
 
     Raises:
         InvalidInputError: The journal belongs to other rows, or can't be used.
@@ -62,23 +57,23 @@ def run(
     try:
         record = Journal(path, about, durable=journal is not None)
         try:
-            scheduler = Scheduler(query, record, options)
-            with watching(lambda: scheduler.progress(rows.size), observers):
-                _drive(scheduler, _to_send(rows, record, scheduler.tally, options))
+            signals = Signals()
+            scheduler = Scheduler(query, record, options, on_stop=signals.break_off)
+            tasks = signals.each(_to_send(rows, record, scheduler.tally, options))
+            with signals.handled(scheduler.interrupt), watching(lambda: scheduler.progress(rows.size), observers):
+                _drive(scheduler, tasks)
         finally:
             record.close()
         if scheduler.error is not None:
             raise scheduler.error
-        if scheduler.interrupted:
-            _logger.warning(
-                "Stopped by Ctrl-C. What was in flight has ended; the result holds the rows that were sent."
-            )
         result = BatchResult(
             path,
             is_temporary=journal is None,
             seconds=time.monotonic() - started,
             sent=scheduler.sent,
-            interrupted=scheduler.interrupted,
+            stopped=scheduler.stopped,
+            price_per_million=options.price_per_million,
+            index=rows.index,
         )
         return result
     finally:
@@ -93,22 +88,21 @@ def _temporary() -> Path:
 
 def _drive(scheduler: Scheduler, tasks: Iterator[Task]) -> None:
     """Feed the scheduler, in the caller's own thread, and wait for its end."""
-    with _ctrl_c(scheduler.interrupt):
-        scheduler.start()
-        try:
-            for task in tasks:
-                if not scheduler.feed(task):
-                    break
-            scheduler.close()
-            scheduler.wait()
-        except Exception:
-            # The rows could not be read. What is in flight is still waited for.
-            scheduler.stop()
-            scheduler.wait()
-            raise
-        except BaseException:
-            scheduler.abandon()
-            raise
+    scheduler.start()
+    try:
+        for task in tasks:
+            if not scheduler.feed(task):
+                break
+        scheduler.close()
+        scheduler.wait()
+    except Exception:
+        # The rows could not be read. What is in flight is still waited for.
+        scheduler.stop()
+        scheduler.wait()
+        raise
+    except BaseException:
+        scheduler.abandon()
+        raise
 
 
 def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchOptions) -> Iterator[Task]:
@@ -122,42 +116,26 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchO
     count = 0
     for position, row in enumerate(rows):
         count = position + 1
-        claim = row_claim(position, row.id, row.inputs)
+        claim, size = row_claim(position, row.id, row.inputs, row.columns)
         if ahead is not None and ahead.position == position:
             if ahead.digest != claim.digest:
                 raise InvalidInputError(
                     f"Row {position} is not the one that the journal {str(record.path)!r} has there: that belongs to "
                     "other inputs. Name another file as the journal, or give the inputs in the same order."
                 )
+            if ahead.id != claim.id:
+                raise InvalidInputError(
+                    f"Row {position} has the id {claim.id}, but {ahead.id} in the journal {str(record.path)!r}. Take the "
+                    "ids from the same column as then (id_column), or name another file as the journal."
+                )
             is_sent = options.sends_again(ahead.state)
             ahead = next(known, None)
             if not is_sent:
                 tally.earlier += 1
                 continue
-        yield Task(claim, row.inputs)
+        yield Task(claim, row.inputs, size)
     if ahead is not None:
         raise InvalidInputError(
             f"The inputs end after {count} rows, but the journal {str(record.path)!r} has more: that belongs to other "
             "inputs. Name another file as the journal."
         )
-
-
-@contextlib.contextmanager
-def _ctrl_c(first: Callable[[], None]) -> Iterator[None]:
-    """Call `first` at the first Ctrl-C; raise KeyboardInterrupt at the second."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # Python lets only the main thread handle signals, and a program's own handler is left alone
-        return
-    count = itertools.count()
-
-    def handle(number: int, frame: Any) -> None:
-        if next(count):
-            signal.default_int_handler(number, frame)
-        first()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

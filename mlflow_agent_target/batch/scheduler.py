@@ -8,7 +8,6 @@ next: the faster a batch goes, the more rows share a transaction.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import heapq
 import itertools
 import logging
@@ -16,40 +15,25 @@ import math
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from mlflow_agent_target.batch.journal import Journal
+from mlflow_agent_target.batch.ahead import ReadAhead
+from mlflow_agent_target.batch.journal import Journal, JournalFullError
 from mlflow_agent_target.batch.limiter import Limiter
 from mlflow_agent_target.batch.policy import ANSWERED, NEVER_LEFT, BatchOptions, End, FailurePolicy, end_of
 from mlflow_agent_target.batch.progress import Progress, Tally
-from mlflow_agent_target.batch.records import Claim, Outcome, answer_outcome, error_outcome
+from mlflow_agent_target.batch.records import Outcome, error_outcome
+from mlflow_agent_target.batch.workers import Query, Task, Workers, start
 from mlflow_agent_target.errors import AgentTargetError
-from mlflow_agent_target.formats.answers import AgentResponse
 
 _logger = logging.getLogger(__name__)
 
 # A pause of so many seconds is told to whoever looks on.
 _LONG_PAUSE = 30.0
-
-Query = Callable[[Any], AgentResponse]
+# What is in flight at SIGTERM may end within so many seconds: Kubernetes kills after 30, systemd after 90.
+_GRACE_SECONDS = 25.0
 # What a worker says: which task ended, in what, when.
-_Ended = tuple["Task", "Outcome | BaseException", float]
-
-
-class Task:
-    """A row on its way."""
-
-    __slots__ = ("attempts", "claim", "first_sent", "inputs", "level", "sent_at")
-
-    def __init__(self, claim: Claim, inputs: Any) -> None:
-        self.claim = claim
-        self.inputs = inputs
-        self.attempts = 0
-        self.first_sent = 0.0
-        self.sent_at = 0.0
-        self.level = 0  # requests in flight with it when it was sent
+_Ended = tuple[Task, "Outcome | BaseException", float]
 
 
 class Scheduler:
@@ -62,20 +46,23 @@ class Scheduler:
         query: Asks the endpoint once, for one row.
         journal: Where rows are recorded.
         options: How the batch is run.
+        on_stop: Called when no more rows are wanted, in the scheduler's thread.
 
     Attributes:
         error: What is to be raised at the end; None where nothing is.
-        interrupted: Whether the user stopped it.
+        stopped: Why it ended before all rows were sent; None where it did not.
         sent: How many requests were sent, all attempts counted.
     """
 
-    def __init__(self, query: Query, journal: Journal, options: BatchOptions) -> None:
+    def __init__(
+        self, query: Query, journal: Journal, options: BatchOptions, *, on_stop: Callable[[], None] = lambda: None
+    ) -> None:
         self.error: BaseException | None = None
-        self.interrupted = False
+        self.stopped: str | None = None
         self.sent = 0
         self.tally = Tally()
-        self._query = query
         self._journal = journal
+        self._options = options
         self._policy = FailurePolicy(options)
         self._limiter = Limiter(
             options.ceiling,
@@ -86,17 +73,13 @@ class Scheduler:
             longest_pause=options.total_timeout,
         )
         self._thread = threading.Thread(target=self._run, name="agent-target-batch", daemon=True)
-        self._workers: list[threading.Thread] = []
-        self._context = contextvars.copy_context()  # the caller's: logins on behalf of a user lie there
         # What the scheduler's thread waits for: a task that has ended, or None to look around.
         self._events: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
-        # What workers wait for: a task, or None for the end.
-        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        # Rows that were read and not yet sent. A deque may be filled by one thread and emptied by another.
-        self._ready: deque[Task] = deque()
-        self._most_ready, self._fewest_ready = 2 * options.ceiling + 64, options.ceiling + 32
-        self._room = threading.Event()
-        self._hungry = True  # whether the scheduler's thread waits for a row to send
+        self._workers = Workers(query, self._events.put)
+        self._ready: ReadAhead[Task] = ReadAhead(2 * options.ceiling + 64, lambda: self._events.put(None))
+        self._on_stop = on_stop
+        self._deadline = math.inf  # when it ends, whatever is in flight
+        self._to_tell: str | None = None  # what is logged next: a signal's handler must not
         self._all_read = self._stopping = self._abandoned = False
         # Rows that are sent again: when, a number that tells equal times apart, which, and why.
         self._retries: list[tuple[float, int, Task, BaseException]] = []
@@ -109,18 +92,16 @@ class Scheduler:
     # The caller's thread.
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin.
+
+        Raises:
+            AgentTargetError: The system lets no thread be started.
+        """
+        start(self._thread, is_needed=True)
 
     def feed(self, task: Task) -> bool:
         """Hand over a row, and wait while there are enough. Return whether more are wanted."""
-        self._ready.append(task)
-        if self._hungry:
-            self._hungry = False
-            self._events.put(None)
-        if len(self._ready) >= self._most_ready:
-            self._room.clear()
-            while len(self._ready) > self._fewest_ready and not self._stopping:
-                self._room.wait(0.2)
+        self._ready.put(task, task.size, lambda: self._stopping)
         return not self._stopping
 
     def close(self) -> None:
@@ -129,13 +110,16 @@ class Scheduler:
         self._events.put(None)
 
     def stop(self) -> None:
-        """Send nothing more. A signal's handler may call it, too."""
+        """Send nothing more."""
         self._stopping = True
         self._events.put(None)
 
-    def interrupt(self) -> None:
-        """Stop, as the user wishes."""
-        self.interrupted = True
+    def interrupt(self, why: str) -> None:
+        """Stop, as a signal wishes, whose handler may call it. SIGTERM leaves a time for what is in flight."""
+        self.stopped, how = self.stopped or why, "Ctrl-C again stops now"
+        if why == "SIGTERM":
+            self._deadline, how = time.monotonic() + _GRACE_SECONDS, f"in {_GRACE_SECONDS:.0f} seconds all ends"
+        self._to_tell = f"{why}: nothing more is sent. {{}} requests are in flight, and may end; {how}."
         self.stop()
 
     def abandon(self) -> None:
@@ -154,24 +138,14 @@ class Scheduler:
         waiting = self._limiter.waiting(time.monotonic())
         return self.tally.progress(total, self._limiter.in_flight, self._limiter.concurrency, waiting)
 
-    # The workers' threads.
-
-    def _work(self) -> None:
-        while (task := self._inbox.get()) is not None:
-            try:
-                if isinstance(task.inputs, Exception):
-                    raise task.inputs
-                ended: Outcome | BaseException = answer_outcome(task.claim, self._query(task.inputs), task.attempts)
-            except BaseException as error:  # whatever it is: a task that never ends would be waited for for ever
-                ended = error
-            self._events.put((task, ended, time.monotonic()))
-            del task, ended  # not kept while the next one is waited for
-
     # The scheduler's thread.
 
     def _run(self) -> None:
         try:
             while not self._has_ended():
+                if self._to_tell:
+                    told, self._to_tell = self._to_tell, None
+                    _logger.warning(told.format(self._limiter.in_flight))
                 for task, ended, now in self._next_events():
                     if isinstance(ended, Outcome):
                         self._answered(task, ended, now)
@@ -182,13 +156,11 @@ class Scheduler:
         except Exception as error:
             self._fail(error)
         finally:
-            self._stopping = True
-            self._room.set()
-            for _ in self._workers:
-                self._inbox.put(None)
+            self._stop_reading()
+            self._workers.end()
 
     def _has_ended(self) -> bool:
-        if self._abandoned:
+        if self._abandoned or time.monotonic() >= self._deadline:
             return True
         if self._limiter.in_flight or self._settled or self._released:
             return False
@@ -207,9 +179,9 @@ class Scheduler:
         """Return the seconds until something can be sent or written; None where that takes an event."""
         if self._settled or self._released:
             return 0.0
-        if self._stopping:
-            return None
         now = time.monotonic()
+        if self._stopping:
+            return None if self._deadline == math.inf else max(self._deadline - now, 0.0)
         delay = self._limiter.delay(now)
         if not self._ready:
             delay = max(delay, self._retries[0][0] - now if self._retries else math.inf)
@@ -248,12 +220,20 @@ class Scheduler:
     def _settle(self, outcome: Outcome) -> None:
         self.tally.ended(outcome)
         self._settled.append(outcome)
+        if not self._stopping and (why := self._options.enough(*self.tally.spent())) is not None:
+            self.stopped = why
+            _logger.warning("Nothing more is sent. %s.", why)
+            self._stop_reading()
 
     def _fail(self, error: BaseException) -> None:
         """Stop, and raise this in the end."""
         self.error = self.error or error
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
         self._stopping = True
-        self._room.set()
+        self._ready.release()
+        self._on_stop()
 
     def _send(self) -> None:
         """Write in one transaction what has ended and what goes now; then let it go."""
@@ -271,31 +251,25 @@ class Scheduler:
         except AgentTargetError as error:
             for task in tasks:
                 self._limiter.ended(NEVER_LEFT, now, now, task.level)
-            self._unwritten += settled
+            if not (isinstance(error, JournalFullError) and error.is_settled):
+                self._unwritten += settled
             self._fail(error)
             return
-        for _ in range(min(self._limiter.in_flight - len(self._workers), len(tasks))):
-            self._workers.append(threading.Thread(target=self._context.copy().run, args=(self._work,), daemon=True))
-            self._workers[-1].start()
+        if not self._workers.grow(min(self._limiter.in_flight, len(self._workers) + len(tasks))):
+            # What was claimed waits for a worker, and no more are sent at a time than there are.
+            self._limiter.lower_ceiling(len(self._workers))
         now = time.monotonic()
         for task in tasks:
             task.attempts += 1
             task.sent_at = now
             task.first_sent = task.first_sent or now
-            self._inbox.put(task)
+            self._workers.put(task)
         self.sent += len(tasks)
 
     def _next_task(self, now: float) -> Task | None:
         if self._retries and self._retries[0][0] <= now:
             return heapq.heappop(self._retries)[2]
-        if not self._ready:
-            self._hungry = True
-        if not self._ready:  # asked once more: a row that came before `_hungry` was set has not woken this thread
-            return None
-        task = self._ready.popleft()
-        if len(self._ready) == self._fewest_ready:
-            self._room.set()
-        return task
+        return self._ready.take()
 
     def _settle_the_rest(self) -> None:
         """Record rows that waited to be sent again as failed, if the agent may have run for them."""

@@ -1,51 +1,54 @@
-"""Tables of any kind: iterables, frames, CSV, JSONL, Parquet. The rows of a batch are read one at a time."""
+"""Tables of any kind: iterables, frames, files. The rows of a batch are read one at a time."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from mlflow_agent_target.batch.cells import (
-    Row,
-    columns_of,
-    inputs_of,
-    plain,
-    question,
-    requests,
-    row_of_item,
-    row_of_line,
-)
+from mlflow_agent_target.batch.cells import Row, columns_of, plain, question, row_of
+from mlflow_agent_target.batch.files import KINDS, STANDARD_INPUT, File, kind_of
 from mlflow_agent_target.errors import InvalidInputError
 
-_ROWS_AT_A_TIME = 256
+_logger = logging.getLogger(__name__)
 
 
 class Rows:
     """A batch's rows, which can be read once.
 
     Args:
-        inputs: Any iterable of what `predict` takes, a pandas DataFrame or Series, or the name of a CSV, JSONL or
-            Parquet file.
+        inputs: Any iterable of what `predict` takes, or of records; a DataFrame of pandas, polars or Spark, an Arrow
+            table, a Series, an evaluation dataset; or the name of a file.
         column: The column that holds a row's inputs. None for `input`, `messages` or `inputs`.
         id_column: The column that names a row. None for `id`, where there is one.
         limit: The most rows to read; None for all.
+        keep_columns: Whether rows carry the other columns of their records. None for those of frames and Parquet.
+
+    Attributes:
+        size: How many there are; None where that is not known before they are read.
+        index: The labels of a pandas frame's rows; None for anything else.
 
     Raises:
         InvalidInputError: They can't be read, or don't have the column.
     """
 
     def __init__(
-        self, inputs: Any, column: str | None = None, id_column: str | None = None, limit: int | None = None
+        self,
+        inputs: Any,
+        column: str | None = None,
+        id_column: str | None = None,
+        limit: int | None = None,
+        keep_columns: bool | None = None,
     ) -> None:
         self._column = column
         self._id_column = id_column
+        self._keeps = keep_columns
+        self._file: File | None = None
+        self._dropped: set[str] = set()
         self.size: int | None = None
-        """How many there are; None where that is not known before they are read."""
+        self.index: Any = None
         self._rows = self._read(inputs)
         if limit is not None:
             self._rows = itertools.islice(self._rows, limit)
@@ -54,133 +57,89 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         return self._rows
 
+    @property
+    def share_read(self) -> float | None:
+        """The part of a file that has been read, from 0 to 1; None where that is not known."""
+        return None if self._file is None else self._file.share_read
+
     def _read(self, inputs: Any) -> Iterator[Row]:
-        if isinstance(inputs, Path) or (isinstance(inputs, str) and Path(inputs).suffix.lower() in _FILES):
-            return self._file(Path(inputs))
+        is_name = isinstance(inputs, str) and (inputs == STANDARD_INPUT or kind_of(inputs) is not None)
+        if is_name or isinstance(inputs, Path):
+            return self._of_file(Path(inputs))
         if hasattr(inputs, "to_df") and not hasattr(inputs, "columns"):
             inputs = inputs.to_df()  # an evaluation dataset
-        if hasattr(inputs, "columns") and hasattr(inputs, "itertuples"):
-            self.size = len(inputs)
-            return self._frame(inputs)
+        if (records := self._of_frame(inputs)) is not None:
+            return records
         if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
             raise InvalidInputError(
                 f"The inputs of a batch must be many: a list or another iterable, a DataFrame, or the name of a file "
-                f"({', '.join(_FILES)}), not {type(inputs).__name__} {inputs!r:.60}. For one, use predict."
+                f"({', '.join(KINDS)}), not {type(inputs).__name__} {inputs!r:.60}. For one, use predict."
             )
         if isinstance(inputs, Sized):
             self.size = len(inputs)
-        return (row_of_item(item, self._column, self._id_column) for item in inputs)
+        if hasattr(inputs, "iloc") and hasattr(inputs, "index"):  # a Series
+            self.index = inputs.index
+        return map(self._of_item, inputs)
 
-    def _frame(self, frame: Any) -> Iterator[Row]:
-        column, id_column = columns_of(list(frame.columns), self._column, self._id_column, "The DataFrame")
-        ids = iter(frame[id_column]) if id_column is not None else itertools.repeat(None)
-        return (Row(plain(id_), inputs_of(cell)) for id_, cell in zip(ids, frame[column], strict=False))
-
-    def _file(self, path: Path) -> Iterator[Row]:
-        read = _FILES.get(path.suffix.lower())
-        if read is None:
-            raise InvalidInputError(f"{str(path)!r} can't be read as rows: name a file of {', '.join(_FILES)}.")
-        if not path.is_file():
-            raise InvalidInputError(f"There is no file {str(path)!r}.")
-        return read(self, path)
-
-    def _csv(self, path: Path) -> Iterator[Row]:
-        csv.field_size_limit(1 << 30)  # a long conversation is longer than its own limit, 128 kB
-        file = path.open(encoding="utf-8-sig", newline="")
-        records = csv.DictReader(file)
-        with _reading(path):
-            header = records.fieldnames or []
-        column, id_column = columns_of(list(header), self._column, self._id_column, str(path))
-
-        def rows() -> Iterator[Row]:
-            with file, _reading(path):
-                for record in records:
-                    yield Row(record.get(id_column) if id_column else None, inputs_of(record[column]))
-
-        return rows()
-
-    def _jsonl(self, path: Path) -> Iterator[Row]:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield Row(None, InvalidInputError(f"Line {number} of {str(path)!r} is no JSON: {error}."))
-                    continue
-                yield row_of_line(value, self._column, self._id_column)
-
-    def _parquet(self, path: Path) -> Iterator[Row]:
+    def _of_file(self, path: Path) -> Iterator[Row]:
+        self._file = file = File(path)
+        self.size = file.size
+        if file.names is None:
+            return map(self._of_item, file)
         try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise InvalidInputError(
-                "Parquet files need pyarrow: pip install 'mlflow-agent-target[local]', or give CSV or JSONL."
-            ) from error
-        with _reading(path):
-            file = pyarrow.parquet.ParquetFile(path)
-        self.size = file.metadata.num_rows
-        column, id_column = columns_of(file.schema_arrow.names, self._column, self._id_column, str(path))
+            columns = columns_of(file.names, self._column, self._id_column, str(path))
+        except InvalidInputError:
+            file.close()
+            raise
+        keeps = self._keeps is not False and (self._keeps or not file.is_text)
+        return (
+            Row(None, found)
+            if isinstance(found, Exception)
+            else row_of(found, *columns, keeps=keeps, is_text=file.is_text)
+            for found in file
+        )
 
-        def rows() -> Iterator[Row]:
-            wanted = [column] if id_column is None else [column, id_column]
-            with file, _reading(path):
-                for part in file.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
-                    for record in part.to_pylist():
-                        yield Row(record[id_column] if id_column else None, inputs_of(plain(record[column], "drop")))
+    def _of_frame(self, frame: Any) -> Iterator[Row] | None:
+        """Return the rows of a frame of whatever library; None where it is none."""
+        if hasattr(frame, "columns") and hasattr(frame, "itertuples"):  # pandas
+            names, self.size, self.index = list(frame.columns), len(frame), frame.index
+            records: Iterable[Any] = (
+                dict(zip(names, values, strict=True)) for values in frame.itertuples(index=False, name=None)
+            )
+        elif hasattr(frame, "columns") and hasattr(frame, "iter_rows"):  # polars
+            names, self.size = list(frame.columns), len(frame)
+            records = frame.iter_rows(named=True)
+        elif hasattr(frame, "column_names") and hasattr(frame, "to_batches"):  # Arrow
+            names, self.size = list(frame.column_names), frame.num_rows
+            records = (record for group in frame.to_batches(max_chunksize=256) for record in group.to_pylist())
+        elif hasattr(frame, "columns") and hasattr(frame, "toLocalIterator"):  # Spark
+            names = list(frame.columns)
+            records = (record.asDict(recursive=True) for record in frame.toLocalIterator())
+        elif hasattr(frame, "collect") and hasattr(frame, "collect_schema"):
+            raise InvalidInputError("The frame is lazy, and has no rows yet: give frame.collect().")
+        else:
+            return None
+        columns = columns_of(names, self._column, self._id_column, "The DataFrame")
+        keeps = self._keeps is not False
+        return (row_of(record, *columns, keeps=keeps) for record in records)
 
-        return rows()
+    def _of_item(self, item: Any) -> Row:
+        """Return an element of an iterable, or of a file of JSON lines, as a row."""
+        if isinstance(item, Exception):
+            return Row(None, item)
+        if hasattr(item, "asDict"):  # a row of Spark's
+            item = item.asDict(recursive=True)
+        if isinstance(item, Mapping):
+            return row_of(item, self._column, self._id_column, keeps=bool(self._keeps), drops=self._warn_of)
+        if self._column is not None:
+            return Row(None, InvalidInputError(f"The row has no {self._column!r}: it is {type(item).__name__}."))
+        return Row(None, question(plain(item)) if isinstance(item, (int, float)) or hasattr(item, "tolist") else item)
 
-
-_FILES: dict[str, Callable[[Rows, Path], Iterator[Row]]] = {
-    ".csv": Rows._csv,
-    ".jsonl": Rows._jsonl,
-    ".parquet": Rows._parquet,
-}
-
-
-def is_frame(inputs: Any) -> bool:
-    """Return whether `inputs` is a pandas DataFrame or Series, without importing pandas."""
-    return hasattr(inputs, "iloc") and hasattr(inputs, "index")
-
-
-def requests_of(frame: Any) -> list[Any]:
-    """Return the requests that a frame holds: one a row, or one for a conversation that is spread over its rows.
-
-    Args:
-        frame: A DataFrame with a column `input` or `messages` (a list, or a text, a row; or a message a row), with
-            columns `role` and `content` (a message a row), with a column `inputs` (a request a row), or with one
-            column of questions. The settings of a request (`custom_inputs`, `context`, `temperature`, ...) go with
-            their row; no other column does: expectations, labels and ids are not sent. Or a Series of requests or
-            questions.
-
-    Raises:
-        InvalidInputError: It is not clear what the frame's columns mean.
-    """
-    if not hasattr(frame, "columns"):
-        return list(map(question, map(_plain_or_missing, frame)))
-    if not frame.columns.is_unique:
-        names = ", ".join(repr(str(name)) for name in frame.columns)
-        raise InvalidInputError(f"The DataFrame has columns of the same name: {names}. Name each differently.")
-    return requests({str(name): map(_plain_or_missing, frame[name]) for name in frame.columns})
-
-
-def _plain_or_missing(cell: Any) -> Any:
-    """Return a frame's cell as plain values; None where it is missing, in whatever way pandas says so."""
-    import pandas
-
-    if pandas.api.types.is_scalar(cell) and pandas.isna(cell):
-        return None
-    return plain(cell, "drop_in_structs")
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what a file's reader raises into an error that names the file."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, (csv.Error, UnicodeDecodeError, OSError)) or type(error).__module__.startswith("pyarrow"):
-            raise InvalidInputError(f"{str(path)!r} can't be read: {error}.") from error
-        raise
+    def _warn_of(self, names: set[str]) -> None:
+        if new := names - self._dropped:
+            self._dropped |= new
+            _logger.warning(
+                "The rows have %s beside what is asked, which is not sent: it may say what the right answer is. What "
+                "the agent is to know goes into custom_inputs.",
+                ", ".join(map(repr, sorted(map(str, new)))),
+            )

@@ -76,6 +76,11 @@ class Window:
         self._more *= 2.0
         self._grows_at = now + patience
 
+    def lower_ceiling(self, ceiling: int) -> None:
+        """Let no more be in flight from now on."""
+        self._ceiling = ceiling
+        self.limit = min(self.limit, ceiling)
+
     def answered(self, now: float, sent_at: float) -> None:
         """A request that was sent then was answered."""
         seconds = now - sent_at

@@ -1,0 +1,68 @@
+"""The disk under a journal: whether SQLite can trust its file system, and some room kept for when it is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+# SQLite needs locks and shared memory that work between processes: https://www.sqlite.org/wal.html,
+# https://www.sqlite.org/faq.html#q5. Over a network they often don't, and the file is then damaged.
+_NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "davfs")
+_NETWORK_FUSE = ("sshfs", "s3fs", "goofys", "gcsfuse", "blobfuse", "rclone", "mountpoint-s3", "dbfs", "wsfs", "juicefs")
+# Folders of Databricks that are mounted from cloud storage.
+_DATABRICKS = ("/Volumes/", "/dbfs/", "/Workspace/")
+# Answers of all that is in flight have room in so many bytes.
+_RESERVED_BYTES = 4_000_000
+
+
+def untrusted(path: Path, mounts: str | None = None) -> str | None:
+    """Return what file system a file is on, if SQLite can't be trusted with it; None where it can.
+
+    Args:
+        path: The file.
+        mounts: What /proc/self/mountinfo says; None to read it. Where there is none, only known folders are recognised.
+    """
+    real = os.path.realpath(path)
+    for folder in _DATABRICKS:
+        if real.startswith(folder):
+            return f"{folder[:-1]}, which is cloud storage"
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: see man 5 proc. A space in a path is \040.
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) < 5 or not after:
+            continue
+        mount = fields[4].replace("\\040", " ")
+        if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
+            best, kind = mount, after.split(" ")[0]
+    name = kind.lower()
+    is_network = name.startswith(_NETWORK) or any(known in name for known in _NETWORK_FUSE)
+    return f"a file system of the kind {kind}, mounted at {best}" if is_network else None
+
+
+class Reserve:
+    """Some room on the disk, in a file beside the journal, that is given back when the disk is full.
+
+    Args:
+        path: The journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = f"{path}-reserve"
+        with contextlib.suppress(OSError), open(self._path, "wb") as file:
+            file.write(bytes(_RESERVED_BYTES))
+
+    def release(self) -> bool:
+        """Give the room back. Return whether there was some."""
+        try:
+            os.unlink(self._path)
+        except OSError:
+            return False
+        return True
