@@ -20,7 +20,8 @@ from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentResponse
 
 from mlflow_agent_target import AgentResponse, AgentTargetClient, InvalidInputError, RateLimitError, serve
-from mlflow_agent_target.evaluation import as_chat_completion, request
+from mlflow_agent_target.batch.cells import request_of_fields
+from mlflow_agent_target.evaluation import as_chat_completion
 from mlflow_agent_target.server import LocalServer, runs
 from mlflow_agent_target.tracing import call_span
 from tests.conftest import AGENTS, user
@@ -300,7 +301,7 @@ TEXTS = dict.fromkeys(
 )
 def test_a_rows_fields_are_a_request(fields: dict[str, Any], sent: dict[str, Any]) -> None:
     given = dict(fields)
-    assert request(fields) == sent
+    assert request_of_fields(fields) == sent
     assert fields == given
 
 

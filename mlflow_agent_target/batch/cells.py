@@ -65,6 +65,9 @@ SETTINGS = {
 }
 
 
+Nulls = Literal["keep", "drop", "drop_in_structs"]
+
+
 class Row(NamedTuple):
     """A row of a batch.
 
@@ -117,6 +120,7 @@ def row_of(
     *,
     keeps: bool = False,
     is_text: bool = False,
+    is_arrow: bool = False,
     drops: Callable[[set[str]], None] | None = None,
 ) -> Row:
     """Return a record as a row: the same record is the same request and id, whatever held it.
@@ -130,9 +134,11 @@ def row_of(
         id_column: The one that holds the id; None for `id`, where there is one.
         keeps: Whether the result carries the columns.
         is_text: Whether cells can only be text, as in CSV, so that settings are read from it.
+        is_arrow: Whether a field that only some structs have is null in the others.
         drops: Told of columns that nobody knows and that are not sent.
     """
     id_column = id_column or ID
+    nulls: Nulls = "drop" if is_arrow else "drop_in_structs"
     id_ = plain(record.get(id_column))
     kept = {name: _kept(value) for name, value in record.items() if name != id_column} if keeps else None
     if column is None:
@@ -142,7 +148,7 @@ def row_of(
         column = found[0]
     if column not in record:
         return Row(id_, InvalidInputError(f"The row has no {column!r}, but {sorted(map(str, record))}."), kept)
-    asked = plain(record[column], "drop_in_structs")
+    asked = plain(record[column], nulls)
     if _is_missing(asked):
         return Row(id_, InvalidInputError(f"The row asks nothing: its {column!r} is empty."), kept)
     others = {name: value for name, value in record.items() if name not in (column, id_column)}
@@ -150,7 +156,7 @@ def row_of(
         drops({name for name in others if name not in SETTINGS and name not in _LABELS})
     settings: dict[str, Any] = {}
     for name, value in others.items():
-        cell = plain(value, "drop_in_structs")
+        cell = plain(value, nulls)
         if name in SETTINGS and not _is_missing(cell):
             try:
                 settings[name] = _setting(name, cell) if is_text else cell
@@ -249,7 +255,7 @@ def _kept(value: Any) -> Any:
     return None
 
 
-def plain(value: Any, nulls: Literal["keep", "drop", "drop_in_structs"] = "keep") -> Any:
+def plain(value: Any, nulls: Nulls = "keep") -> Any:
     """Return numpy's values and Spark's rows, which tables hold, as Python's own.
 
     Args:

@@ -130,9 +130,10 @@ def to_parquet(records: Iterator[Record], kinds: Mapping[str, Kinds], path: Path
         import pyarrow.parquet
     except ImportError as error:
         raise InvalidInputError("to_parquet needs pyarrow: pip install 'mlflow-agent-target[local]'.") from error
-    types = {name: column.arrow for name, column in zip(SHOWN_NAMES, SHOWN.values(), strict=True)}
-    types["response"] = None
-    types.update({name: kind.arrow for name, kind in kinds.items()})
+    shown = {name: column.arrow for name, column in zip(SHOWN_NAMES, SHOWN.values(), strict=True)}
+    own = {name: kind.arrow for name, kind in kinds.items()}
+    types = {**{name: kind for name, kind in own.items() if name not in shown}, **shown, "response": None}
+    types.update(own)
     schema = pyarrow.schema([(name, getattr(pyarrow, kind or "string")()) for name, kind in types.items()])
     with _replacing(path) as part, pyarrow.parquet.ParquetWriter(part, schema) as writer:
         while group := list(_group(records)):

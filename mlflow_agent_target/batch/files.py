@@ -139,7 +139,7 @@ class File:
                 if len(row) != len(names):
                     yield self._broken(
                         lines.first,
-                        f"{len(row)} fields, where the header has {len(names)} (one with {delimiter!r} in it must be quoted)",
+                        f"{len(row)} fields, where the header has {len(names)}: quote those with {delimiter!r} in them",
                     )
                 elif any("\0" in cell for cell in row):
                     yield self._broken(lines.first, "a NUL byte: it is not text")

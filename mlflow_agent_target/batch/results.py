@@ -125,7 +125,7 @@ class BatchResult(Sequence[BatchRow]):
         """The rows that failed. The same call with the same journal sends them again."""
         view = BatchResult.__new__(BatchResult)
         view.__dict__.update(self.__dict__)
-        view._where = _IS_FAILED
+        view._where, view._found = _IS_FAILED, None
         return view
 
     def summary(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class BatchResult(Sequence[BatchRow]):
             `rows`, `ok`, `failed`, `in_doubt` (counts), `attempts` (requests of all kept rows), `seconds` and
             `rows_per_second` (of this run), `latency` (`p50`, `p90`, `p95`, `p99`, `max`: seconds of the rows' last
             attempts), `tokens` (sums of `input_tokens`, `output_tokens`, `total_tokens`; None where no agent counted
-            any), `cost` (of the tokens, where `price_per_million` was given; else None) and `errors` (how many rows
+            any), `cost` (of the tokens, only where `price_per_million` was given) and `errors` (how many rows
             failed with each class).
         """
         where = self._where
@@ -158,9 +158,12 @@ class BatchResult(Sequence[BatchRow]):
             "rows_per_second": round(self._sent / self._seconds, 3) if self._seconds else 0.0,
             "latency": self._latency(),
             "tokens": counted,
-            "cost": cost(counted["input_tokens"], counted["output_tokens"], self._price_per_million),
+            **({} if self._price_per_million is None else {"cost": self._cost(counted)}),
             "errors": dict(errors),
         }
+
+    def _cost(self, counted: dict[str, int | None]) -> float | None:
+        return cost(counted["input_tokens"], counted["output_tokens"], self._price_per_million)
 
     def _latency(self) -> dict[str, float]:
         where = f"{self._where} AND attempts > 0 AND seconds IS NOT NULL"

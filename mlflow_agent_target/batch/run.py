@@ -125,8 +125,8 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchO
                 )
             if ahead.id != claim.id:
                 raise InvalidInputError(
-                    f"Row {position} has the id {claim.id}, but {ahead.id} in the journal {str(record.path)!r}. Take the "
-                    "ids from the same column as then (id_column), or name another file as the journal."
+                    f"Row {position} has the id {claim.id}, but {ahead.id} in the journal {str(record.path)!r}. Take "
+                    "the ids from the same column as then (id_column), or name another file as the journal."
                 )
             is_sent = options.sends_again(ahead.state)
             ahead = next(known, None)

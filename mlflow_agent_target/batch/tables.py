@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from mlflow_agent_target.batch.cells import Row, columns_of, plain, question, row_of
+from mlflow_agent_target.batch.cells import Row, columns_of, plain, row_of
 from mlflow_agent_target.batch.files import KINDS, STANDARD_INPUT, File, kind_of
 from mlflow_agent_target.errors import InvalidInputError
 
@@ -95,7 +95,7 @@ class Rows:
         return (
             Row(None, found)
             if isinstance(found, Exception)
-            else row_of(found, *columns, keeps=keeps, is_text=file.is_text)
+            else row_of(found, *columns, keeps=keeps, is_text=file.is_text, is_arrow=not file.is_text)
             for found in file
         )
 
@@ -109,9 +109,10 @@ class Rows:
         elif hasattr(frame, "columns") and hasattr(frame, "iter_rows"):  # polars
             names, self.size = list(frame.columns), len(frame)
             records = frame.iter_rows(named=True)
-        elif hasattr(frame, "column_names") and hasattr(frame, "to_batches"):  # Arrow
-            names, self.size = list(frame.column_names), frame.num_rows
-            records = (record for group in frame.to_batches(max_chunksize=256) for record in group.to_pylist())
+        elif hasattr(frame, "schema") and hasattr(frame, "to_pylist"):  # Arrow
+            names, self.size = list(frame.schema.names), frame.num_rows
+            groups = frame.to_batches(max_chunksize=256) if hasattr(frame, "to_batches") else [frame]
+            records = (record for group in groups for record in group.to_pylist())
         elif hasattr(frame, "columns") and hasattr(frame, "toLocalIterator"):  # Spark
             names = list(frame.columns)
             records = (record.asDict(recursive=True) for record in frame.toLocalIterator())
@@ -121,19 +122,24 @@ class Rows:
             return None
         columns = columns_of(names, self._column, self._id_column, "The DataFrame")
         keeps = self._keeps is not False
-        return (row_of(record, *columns, keeps=keeps) for record in records)
+        is_arrow = self.index is None  # or keeps its values in the same way
+        return (row_of(record, *columns, keeps=keeps, is_arrow=is_arrow) for record in records)
 
     def _of_item(self, item: Any) -> Row:
         """Return an element of an iterable, or of a file of JSON lines, as a row."""
         if isinstance(item, Exception):
             return Row(None, item)
         if hasattr(item, "asDict"):  # a row of Spark's
-            item = item.asDict(recursive=True)
+            row = item.asDict(recursive=True)
+            return row_of(row, self._column, self._id_column, keeps=bool(self._keeps), is_arrow=True)
         if isinstance(item, Mapping):
             return row_of(item, self._column, self._id_column, keeps=bool(self._keeps), drops=self._warn_of)
         if self._column is not None:
             return Row(None, InvalidInputError(f"The row has no {self._column!r}: it is {type(item).__name__}."))
-        return Row(None, question(plain(item)) if isinstance(item, (int, float)) or hasattr(item, "tolist") else item)
+        item = plain(item) if hasattr(item, "tolist") else item
+        if isinstance(item, (int, float)):
+            return row_of({"input": item}, None, None)  # a number is a question, or missing
+        return Row(None, item)
 
     def _warn_of(self, names: set[str]) -> None:
         if new := names - self._dropped:

@@ -7,18 +7,16 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy
+import pandas
 import pytest
 
 from mlflow_agent_target import InvalidInputError
 from mlflow_agent_target.batch.cells import (
     Row,
     columns_of,
-    inputs_of,
     plain,
-    question,
-    requests,
-    row_of_item,
-    row_of_line,
+    request_of_fields,
+    row_of,
 )
 from tests.conftest import user
 
@@ -29,34 +27,55 @@ CELLS: dict[str, tuple[Any, Any]] = {
     "text": ("one", "one"),
     "text that only looks like JSON": ("[1] why?", "[1] why?"),
     "a list of no messages as JSON": ("[1]", "[1]"),
-    "a list of which one is a message": ('[1, {"a": 2}]', '[1, {"a": 2}]'),
+    "a list of which one is a message": (f"[1, {json.dumps(HI)}]", f"[1, {json.dumps(HI)}]"),
     "an empty list as JSON": ("[]", "[]"),
     "a number as JSON": ("7", "7"),
     "a text as JSON": ('"7"', '"7"'),
     "JSON that is broken": ("{broken", "{broken"),
     "JSON that is too deep": ("[" * 100_000, "[" * 100_000),
+    "JSON that is the question": ('{"error": "timeout"}', '{"error": "timeout"}'),
+    "a list of dicts that is": ('[{"a": "b"}]', '[{"a": "b"}]'),
     "a payload as JSON": (json.dumps(PAYLOAD), PAYLOAD),
+    "a chat's payload as JSON": (json.dumps({"messages": [HI]}), {"messages": [HI]}),
     "messages as JSON": (json.dumps([HI, YO]), [HI, YO]),
+    "items as JSON": ('[{"type": "reasoning"}]', [{"type": "reasoning"}]),
     "JSON after a space": (f"\n {json.dumps([HI])}", [HI]),
     "a payload": (PAYLOAD, PAYLOAD),
     "messages": ([HI, YO], [HI, YO]),
     "messages in an array": (numpy.array([HI, YO], dtype=object), [HI, YO]),
-    "a question under a name": ({"question": "one"}, "one"),
-    "a question under a name as JSON": ('{"question": "one"}', "one"),
-    "messages under a name": ({"conversation": [HI]}, [HI]),
-    "a number under a name": ({"question": 7}, {"question": 7}),
-    "two fields": ({"a": "x", "b": "y"}, {"a": "x", "b": "y"}),
-    "no field": ({}, {}),
-    "a request's key alone": ({"input": "one"}, {"input": "one"}),
-    "the other key alone": ({"messages": [HI]}, {"messages": [HI]}),
-    "nothing": (None, None),
-    "a number": (1.5, 1.5),
+    "a question under a name": ({"question": "one"}, {"input": [user("one")]}),
+    "a question beside custom inputs": (
+        {"question": "one", "custom_inputs": {"k": 1}},
+        {"input": [user("one")], "custom_inputs": {"k": 1}},
+    ),
+    "a number": (1.5, "1.5"),
+    "numpy's number": (numpy.int64(7), "7"),
 }
 
 
 @pytest.mark.parametrize(("cell", "inputs"), CELLS.values(), ids=CELLS)
 def test_a_cell_is_what_predict_takes(cell: Any, inputs: Any) -> None:
-    assert inputs_of(cell) == inputs
+    assert row_of({"q": cell}, "q", None) == Row(None, inputs)
+
+
+NOTHING = "The row asks nothing: its 'q' is empty"
+BAD_CELLS: dict[str, tuple[Any, str]] = {
+    "nothing": (None, NOTHING),
+    "no text": (" \n", NOTHING),
+    "no number": (float("nan"), NOTHING),
+    "no date": (pandas.NaT, NOTHING),
+    "not available": (pandas.NA, NOTHING),
+    "two fields": ({"a": "x", "b": "y"}, r"2 fields that could be the question, of \['a', 'b'\]"),
+    "a number under a name": ({"question": 7}, "0 fields that could be the question"),
+}
+
+
+@pytest.mark.parametrize(("cell", "said"), BAD_CELLS.values(), ids=BAD_CELLS)
+def test_a_cell_without_a_question_is_a_bad_row(cell: Any, said: str) -> None:
+    row = row_of({"q": cell, "id": 7}, "q", None, keeps=True)
+    assert (row.id, set(row.columns or ())) == (7, {"q"})
+    with pytest.raises(InvalidInputError, match=said):
+        raise row.inputs
 
 
 class SparkRow(tuple[Any, ...]):
@@ -140,181 +159,146 @@ def test_which_columns_hold_the_inputs_and_the_ids(
             columns_of(names, column, id_column, "The table")
 
 
-NAMED = MappingProxyType({"q": '{"input": []}', "n": numpy.int64(7), "id": 8})
-RECORD = {"inputs": {"question": "one"}, "id": 8, "n": 9, "expectations": {}}
-PAYLOAD_WITH_INPUTS = {"input": [HI], "inputs": "label", "id": 8}
-# An object, the columns that the caller named, and the row that it is in an iterable and in a file.
-RECORDS: dict[str, tuple[Any, str | None, str | None, Row, Row]] = {
-    "text": ("one", None, None, Row(None, "one"), Row(None, "one")),
-    "text, where an id is named": ("one", None, "n", Row(None, "one"), Row(None, "one")),
-    "messages": ([HI], None, None, Row(None, [HI]), Row(None, [HI])),
-    "a payload": (PAYLOAD, None, None, Row(None, PAYLOAD), Row(None, PAYLOAD)),
-    "a payload with an id": ({"id": 8, **PAYLOAD}, None, None, Row(None, {"id": 8, **PAYLOAD}), Row(8, PAYLOAD)),
-    "a payload with a named id": ({"n": 9, **PAYLOAD}, None, "n", Row(9, {"n": 9, **PAYLOAD}), Row(9, PAYLOAD)),
-    "a payload beside `inputs`": (
-        PAYLOAD_WITH_INPUTS,
+SETTINGS = {"custom_inputs": {"k": 1}, "temperature": 0.5}
+LABELS = {"expectations": {"a": 1}, "expected_response": "ho", "guidelines": ["be kind"], "tags": {}}
+# A record, the columns that the caller named, and its row.
+RECORDS: dict[str, tuple[dict[str, Any], str | None, str | None, Row]] = {
+    "a payload": (PAYLOAD, None, None, Row(None, PAYLOAD)),
+    "a payload with an id": ({"id": 8, **PAYLOAD}, None, None, Row(8, PAYLOAD)),
+    "a payload with a named id": ({"n": 9, **PAYLOAD}, None, "n", Row(9, PAYLOAD)),
+    "a question": ({"id": 8, "input": "one"}, None, None, Row(8, "one")),
+    "a chat's question": ({"messages": "one"}, None, None, Row(None, "one")),
+    "a chat's messages": ({"messages": [HI]}, None, None, Row(None, {"messages": [HI]})),
+    "a question and its settings": (
+        {"input": "one", **SETTINGS},
         None,
         None,
-        Row(None, PAYLOAD_WITH_INPUTS),
-        Row(8, {"input": [HI], "inputs": "label"}),
+        Row(None, {"input": [user("one")], **SETTINGS}),
     ),
-    "a chat's payload beside `inputs`": (
-        {"messages": [HI], "inputs": 1},
+    "a chat's question and its settings": (
+        {"messages": "one", **SETTINGS},
         None,
         None,
-        Row(None, {"messages": [HI], "inputs": 1}),
-        Row(None, {"messages": [HI], "inputs": 1}),
+        Row(None, {"messages": [user("one")], **SETTINGS}),
     ),
-    "an evaluation record": (RECORD, None, None, Row(None, "one"), Row(8, "one")),
-    "an evaluation record with a named id": (RECORD, None, "n", Row(9, "one"), Row(9, "one")),
-    "a named column": ({"q": "one", "id": 8}, "q", None, Row(None, "one"), Row(8, "one")),
-    "a named column and id": ({"q": "one", "n": 7}, "q", "n", Row(7, "one"), Row(7, "one")),
-    "an id that is not there": ({"q": "one"}, "q", "n", Row(None, "one"), Row(None, "one")),
+    "settings that are missing": (
+        {"input": "one", "temperature": None, "top_p": float("nan"), "user": ""},
+        None,
+        None,
+        Row(None, "one"),
+    ),
+    "settings of false and nothing": (
+        {"input": "one", "store": False, "seed": 0},
+        None,
+        None,
+        Row(None, {"input": [user("one")], "store": False, "seed": 0}),
+    ),
+    "labels": ({"input": "one", **LABELS, "label": 1, "id": 8}, None, None, Row(8, "one")),
+    "an evaluation record": (
+        {"inputs": {"question": "one"}, "id": 8, **LABELS},
+        None,
+        None,
+        Row(8, {"input": [user("one")]}),
+    ),
+    "one as JSON": ({"inputs": '{"question": "one"}'}, None, None, Row(None, {"input": [user("one")]})),
+    "one that is a payload": ({"inputs": PAYLOAD}, None, None, Row(None, PAYLOAD)),
+    "one of text": ({"inputs": "one"}, None, None, Row(None, "one")),
+    "one of messages": ({"inputs": [HI]}, None, None, Row(None, [HI])),
+    "one with settings beside it": (
+        {"inputs": {"question": "one", "temperature": 1}, "temperature": 0.5, "top_p": 0.1},
+        None,
+        None,
+        Row(None, {"input": [user("one")], "temperature": 1, "top_p": 0.1}),
+    ),
+    "a named column": ({"q": "one", "id": 8, "input": "label"}, "q", None, Row(8, "one")),
+    "a named column of messages": ({"q": [HI], **SETTINGS}, "q", None, Row(None, {"input": [HI], **SETTINGS})),
+    "a named column and id": ({"q": "one", "n": numpy.int64(7), "id": 8}, "q", "n", Row(7, "one")),
+    "an id that is not there": ({"q": "one"}, "q", "n", Row(None, "one")),
+    "two questions": (
+        {"input": [HI], "messages": [YO], "id": 8},
+        None,
+        None,
+        Row(8, {"input": [HI], "messages": [YO]}),
+    ),
+    "no question": ({"a": 1, "id": 8}, None, None, Row(8, {"a": 1})),
 }
 
 
-@pytest.mark.parametrize(("value", "column", "id_column", "in_iterable", "in_file"), RECORDS.values(), ids=RECORDS)
-def test_a_record_is_a_row(
-    value: Any, column: str | None, id_column: str | None, in_iterable: Row, in_file: Row
-) -> None:
-    before = json.dumps(value)
-    assert row_of_item(value, column, id_column) == in_iterable
-    assert row_of_line(value, column, id_column) == in_file
-    assert json.dumps(value) == before
+@pytest.mark.parametrize(("record", "column", "id_column", "row"), RECORDS.values(), ids=RECORDS)
+def test_a_record_is_a_row(record: dict[str, Any], column: str | None, id_column: str | None, row: Row) -> None:
+    before = repr(record)
+    found = row_of(MappingProxyType(record), column, id_column)
+    assert found == row
+    assert type(found.id).__module__ == "builtins"
+    assert repr(record) == before
 
 
-def test_any_mapping_is_a_record() -> None:
-    row = row_of_item(NAMED, "q", "n")
-    assert row == Row(7, {"input": []})
-    assert type(row.id) is int
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ({"b": 1, "a": 2}, r"The row has no 'q', but \['a', 'b'\]"),
-        ("text", "The row has no 'q', but str"),
-    ],
-)
-def test_a_record_without_the_column_is_a_bad_row(value: Any, said: str) -> None:
-    row = row_of_item(value, "q", None)
-    assert row.id is None
-    with pytest.raises(InvalidInputError, match=said):
+def test_a_record_without_the_column_is_a_bad_row() -> None:
+    row = row_of({"b": 1, "a": 2}, "q", None)
+    with pytest.raises(InvalidInputError, match=r"The row has no 'q', but \['a', 'b'\]"):
         raise row.inputs
 
 
-REQUESTS: dict[str, tuple[dict[str, list[Any]], list[Any]]] = {
-    "a list a row": ({"input": [[HI], [HI, YO]]}, [{"input": [HI]}, {"input": [HI, YO]}]),
-    "a text a row": ({"messages": ["hi", "yo"]}, [{"messages": [HI]}, {"messages": [YO]}]),
-    "a number a row": ({"input": [7, 1.5]}, [{"input": [user("7")]}, {"input": [user("1.5")]}]),
-    "one conversation": ({"input": [HI, YO]}, [{"input": [HI, YO]}]),
-    "one conversation of one message": ({"input": [HI]}, [{"input": [HI]}]),
-    "one conversation of items": ({"input": [HI, {"type": "reasoning"}]}, [{"input": [HI, {"type": "reasoning"}]}]),
-    "one conversation with its settings": (
-        {"messages": [HI, YO], "temperature": [0.5, 0.5]},
-        [{"messages": [HI, YO], "temperature": 0.5}],
-    ),
-    "settings go with their row": (
-        {"input": [[HI], [YO]], "custom_inputs": [{"a": 1}, None]},
-        [{"input": [HI], "custom_inputs": {"a": 1}}, {"input": [YO]}],
-    ),
-    "a setting that is false": ({"input": ["hi"], "store": [False]}, [{"input": [HI], "store": False}]),
-    "a row without a question": ({"input": ["hi", None]}, [{"input": [HI]}, {}]),
-    "each in its own schema": (
-        {"input": ["hi", None], "messages": [None, "yo"]},
-        [{"input": [HI]}, {"messages": [YO]}],
-    ),
-    "the one other column is the question": (
-        {"custom_inputs": [{"a": 1}], "question": ["hi"], "id": [7]},
-        [{"custom_inputs": {"a": 1}, "input": [HI]}],
-    ),
-    "a message a row": (
-        {"role": ["user", "user"], "content": ["hi", "yo"], "id": ["m1", None]},
-        [[{**HI, "id": "m1"}, YO]],
-    ),
-    "a message that knows its state": (
-        {"role": ["assistant"], "content": ["b"], "status": ["completed"], "type": [None]},
-        [[{"role": "assistant", "content": "b", "status": "completed"}]],
-    ),
-    "no message": ({"role": [], "content": []}, []),
-    "a request a row, beside labels": (
-        {"inputs": [{"input": [HI]}, {"messages": [YO]}, "hi", 7], "expectations": [{}] * 4},
-        [{"input": [HI]}, {"messages": [YO]}, "hi", "7"],
-    ),
-    "nothing": ({"input": []}, []),
+def test_unknown_columns_are_told_of() -> None:
+    told: list[set[str]] = []
+    row_of({"input": "one", "x": 1, "id": 2, **SETTINGS, **LABELS}, None, None, drops=told.append)
+    assert told == [{"x"}]
+
+
+TEXT_SETTINGS: dict[str, tuple[str, str, Any]] = {
+    "a dict": ("custom_inputs", '{"k": 1}', {"k": 1}),
+    "a list": ("tools", "[]", []),
+    "a whole number": ("max_output_tokens", "7", 7),
+    "a number": ("temperature", "0.5", 0.5),
+    "true": ("store", "True", True),
+    "false": ("store", "false", False),
+    "text": ("user", "ann", "ann"),
+    "text of digits": ("user", "7", "7"),
+    "text or a list": ("stop", "END", "END"),
+    "a list or text": ("stop", '["END"]', ["END"]),
 }
 
 
-@pytest.mark.parametrize(("columns", "expected"), REQUESTS.values(), ids=REQUESTS)
-def test_the_rows_of_a_table_are_requests(columns: dict[str, list[Any]], expected: list[Any]) -> None:
-    assert requests(columns) == expected
+@pytest.mark.parametrize(("name", "text", "value"), TEXT_SETTINGS.values(), ids=TEXT_SETTINGS)
+def test_settings_are_read_from_text(name: str, text: str, value: Any) -> None:
+    row = row_of({"input": "one", name: text}, None, None, is_text=True)
+    assert row.inputs == {"input": [user("one")], name: value}
+    assert type(row.inputs[name]) is type(value)
+    assert row_of({"input": "one", name: text}, None, None).inputs[name] == text
 
 
-TRUTH = {
-    "expectations": [{"expected_response": "ho"}] * 2,
-    "expected_response": ["ho", "ho"],
-    "label": [1, 2],
-    "id": [1, 2],
-    "stream": [True, True],
-    "tags": [{}, {}],
-}
-SETTINGS = (
-    *("custom_inputs", "context", "databricks_options", "client_request_id", "usage_context", "temperature", "top_p"),
-    *("top_k", "stop", "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tool_calls", "metadata"),
-    *("tools", "tool_choice", "parallel_tool_calls", "reasoning", "reasoning_effort", "previous_response_id"),
-    *("instructions", "include", "background", "store", "text", "response_format", "truncation", "user"),
-    *("frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "seed", "n"),
+@pytest.mark.parametrize(
+    ("name", "text"), [("custom_inputs", "{broken"), ("custom_inputs", "7"), ("temperature", "hot"), ("stop", "[1")]
 )
+def test_settings_that_cannot_be_read_make_a_bad_row(name: str, text: str) -> None:
+    row = row_of({"input": "one", name: text}, None, None, is_text=True)
+    with pytest.raises(InvalidInputError, match=f"The row's '{name}' can't be read"):
+        raise row.inputs
 
 
-@pytest.mark.parametrize("asked", [{"input": ["hi", "yo"]}, {"messages": [[HI], [YO]]}, {"input": [HI, YO]}])
-def test_only_settings_go_with_a_question(asked: dict[str, list[Any]]) -> None:
-    settings = {name: [1, 1] for name in SETTINGS}
-    asked_with = requests({**TRUTH, **asked, **settings})
-    assert asked_with == requests({**asked, **settings})
-    for request in asked_with:
-        assert request.keys() - asked.keys() == set(SETTINGS)
+def test_what_the_result_carries_is_plain() -> None:
+    record = {
+        "id": 7,
+        "input": "one",
+        "n": numpy.float64(0.5),
+        "nan": float("nan"),
+        "na": pandas.NA,
+        "at": pandas.Timestamp("2026-01-02 03:04"),
+        "nothing": None,
+        "empty": "",
+        "list": numpy.array([1]),
+    }
+    kept = {"input": "one", "n": 0.5, "nan": None, "na": None, "at": "2026-01-02T03:04:00"}
+    assert row_of(record, None, None, keeps=True).columns == {**kept, "nothing": None, "empty": "", "list": [1]}
+    assert row_of(record, None, None).columns is None
 
 
-MESSAGE_FIELDS = (
-    *("role", "content", "type", "id", "name", "status", "tool_calls", "tool_call_id", "refusal", "attachments"),
-    *("call_id", "arguments", "output", "summary", "encrypted_content", "server_label", "approval_request_id"),
-    *("approve", "reason"),
-)
+def test_what_arrow_adds_to_structs_is_dropped() -> None:
+    record = {"messages": [{**HI, "tool_calls": None}], "custom_inputs": {"k": None, "l": 1}}
+    assert row_of(record, None, None, is_arrow=True).inputs == {"messages": [HI], "custom_inputs": {"l": 1}}
+    assert row_of(record, None, None).inputs == record
 
 
-def test_all_that_messages_and_items_have_is_part_of_them() -> None:
-    message = dict.fromkeys(MESSAGE_FIELDS, "x")
-    assert requests({name: [value] for name, value in message.items()}) == [[message]]
-
-
-UNCLEAR: dict[str, tuple[dict[str, list[Any]], str]] = {
-    "two questions": (
-        {"question": ["hi"], "answer": ["yo"]},
-        "has the columns 'question', 'answer', and it is not clear",
-    ),
-    "only settings": ({"temperature": [0.5], "id": [1]}, "not clear which of them is the question. Name it 'input'"),
-    "messages and others": ({"input": [HI, [YO]]}, "Some rows of the DataFrame hold a message"),
-    "messages and none": ({"input": [HI, None]}, "Some rows"),
-    "messages in both schemas": ({"input": [HI, None], "messages": [None, YO]}, "Some rows"),
-    "a label beside messages": (
-        {"role": ["user"], "content": ["hi"], "z": [1], "expected_response": ["ho"]},
-        "messages, of which 'expected_response', 'z' is no part",
-    ),
-    "settings that differ": (
-        {"input": [HI, YO], "temperature": [0.1, 0.2], "seed": [1, 1]},
-        r"one conversation \(column 'input'\), but they differ in other columns \(seed, temperature\)",
-    ),
-    "settings that only some have": ({"input": [HI, YO], "temperature": [0.1, None]}, r"\(temperature\)"),
-}
-
-
-@pytest.mark.parametrize(("columns", "says"), UNCLEAR.values(), ids=UNCLEAR)
-def test_a_table_that_is_not_clear_is_refused(columns: dict[str, list[Any]], says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
-        requests(columns)
-
-
-@pytest.mark.parametrize(("cell", "inputs"), [("hi", "hi"), (7, "7"), (1.5, "1.5"), (None, None), ([HI], [HI])])
-def test_a_number_is_a_question_that_looked_like_one(cell: Any, inputs: Any) -> None:
-    assert question(cell) == inputs
+def test_fields_that_are_a_request_stay_so() -> None:
+    for fields in ({"input": "x", "a": 1}, {"messages": [HI]}):
+        assert request_of_fields(dict(fields)) == fields

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow.deployments.cli
 import pandas
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
 from mlflow_agent_target import AgentTargetClient, AuthenticationError, BatchResult, InvalidInputError
+from mlflow_agent_target.batch.exports import check_writable
 from mlflow_agent_target.server import LocalServer
 from tests.conftest import user
 from tests.counting_server import CountingServer
@@ -22,10 +25,12 @@ COLUMNS = [
     *("index", "id", "status", "response", "output_text", "error", "error_message", "attempts", "seconds"),
     *("input_tokens", "output_tokens", "total_tokens", "request_id"),
 ]
+KEPT = ["question"]
 
 
 def check(frame: pandas.DataFrame) -> None:
-    assert list(frame.columns) == COLUMNS
+    assert list(frame.columns) == KEPT + COLUMNS
+    assert list(frame["question"].fillna("")) == ["row 0", "", "row 2"]
     assert list(frame["index"]) == [0, 1, 2]
     assert list(frame["status"]) == ["ok", "failed", "ok"]
     assert list(frame["output_text"].fillna("")) == ["answer to row 0", "", "answer to row 2"]
@@ -65,8 +70,124 @@ def test_parquet(results: BatchResult, tmp_path: Path) -> None:
     results.to_parquet(tmp_path / "a.parquet")
     frame = pandas.read_parquet(tmp_path / "a.parquet")
     check(frame)
-    assert [json.loads(value) for value in frame["id"]] == [10, 20, 30]
+    assert (list(frame["id"]), frame["id"].dtype) == ([10, 20, 30], "int64")
     assert json.loads(frame["response"][0])["id"] == "r1"
+
+
+def test_answers_join_to_their_questions(counting: CountingServer, tmp_path: Path) -> None:
+    """By id, in whatever holds them, and by the index of the frame."""
+    asked = pandas.DataFrame({"id": ["C1", "C2"], "q": ["row 1", "row 2"], "truth": [1.5, None]}, index=["x", "y"])
+    results = AgentTargetClient(counting.target_uri).predict_batch("instant", asked, column="q")
+    for name in ("a.parquet", "a.csv", "a.tsv", "a.jsonl", "a.ndjson", "a.csv.gz", "a.jsonl.gz"):
+        results.write(tmp_path / name)
+        read = {
+            ".parquet": pandas.read_parquet,
+            ".csv": pandas.read_csv,
+            ".tsv": lambda path: pandas.read_csv(path, sep="\t"),
+        }.get(Path(name.removesuffix(".gz")).suffix, lambda path: pandas.read_json(path, lines=True))
+        joined = asked.merge(read(tmp_path / name), on="id")
+        assert list(joined["output_text"]) == ["answer to row 1", "answer to row 2"], name
+        assert list(joined["q_y"]) == ["row 1", "row 2"]
+    frame = results.to_pandas()
+    assert list(asked.join(frame[["output_text"]]).loc["y", ["q", "output_text"]]) == ["row 2", "answer to row 2"]
+    assert list(frame["truth"].fillna(0.0)) == [1.5, 0.0]
+    assert list(results.failed.to_pandas().index) == []
+    assert results[1].columns == {"q": "row 2", "truth": None}
+
+
+def test_kept_columns_have_their_own_types_and_names(counting: CountingServer, tmp_path: Path) -> None:
+    records = [
+        {"id": 1, "input": "row 1", "status": "new", "n": 1, "x": 1, "b": True, "l": [1], "m": 1, "big": 1},
+        {
+            "id": "two",
+            "input": "row 2",
+            "status": "old",
+            "n": 2,
+            "x": 1.5,
+            "b": None,
+            "l": [2],
+            "m": "a",
+            "big": 1 << 70,
+        },
+    ]
+    results = AgentTargetClient(counting.target_uri).predict_batch("instant", records, keep_columns=True)
+    results.to_parquet(tmp_path / "a.parquet")
+    frame = pandas.read_parquet(tmp_path / "a.parquet")
+    assert list(frame["status"]) == ["ok", "ok"]
+    assert list(frame["input_status"]) == ["new", "old"]
+    assert [str(frame[name].dtype) for name in ("n", "x")] == ["int64", "float64"]
+    assert list(frame["b"]) == [True, None]
+    assert list(frame["l"]) == ["[1]", "[2]"]
+    assert list(frame["m"]) == ["1", '"a"']
+    assert list(frame["big"]) == ["1", str(1 << 70)]
+    assert list(frame["id"]) == ["1", '"two"']
+    results.to_csv(tmp_path / "a.csv")
+    assert list(pandas.read_csv(tmp_path / "a.csv")["l"]) == ["[1]", "[2]"]
+    unkept = AgentTargetClient(counting.target_uri).predict_batch("instant", records)
+    assert list(unkept.to_pandas().columns) == COLUMNS
+
+
+UNKNOWN = "name a file of .jsonl, .ndjson, .csv, .tsv, .parquet"
+UNWRITABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "another format": (lambda folder: folder / "a.xlsx", UNKNOWN),
+    "no format": (lambda folder: folder / "a", UNKNOWN),
+    "compressed Parquet": (lambda folder: folder / "a.parquet.gz", UNKNOWN),
+    "compressed nothing": (lambda folder: folder / "a.gz", UNKNOWN),
+    "no folder": (lambda folder: folder / "none" / "a.csv", "can't be written: No such file"),
+    "a folder": (lambda folder: folder, UNKNOWN),
+    "a folder of a file's name": (lambda folder: make_folder(folder / "a.csv"), "it is a folder"),
+}
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(("make", "said"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_what_cannot_be_written_is_found_before(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    with pytest.raises(InvalidInputError, match=said):
+        check_writable(path)
+
+
+def test_a_file_that_is_tried_is_left_as_it_was(results: BatchResult, tmp_path: Path) -> None:
+    target, link, part = tmp_path / "a.jsonl", tmp_path / "link.jsonl", tmp_path / "link.jsonl.part"
+    target.write_text("old", encoding="utf-8")
+    target.chmod(0o640)
+    part.write_text("the user's own", encoding="utf-8")
+    link.symlink_to(target)
+    check_writable(link)
+    check_writable(Path("-"))
+    assert target.read_text(encoding="utf-8") == "old"
+    assert len(list(tmp_path.iterdir())) == 3
+    results.write(link)
+    assert link.is_symlink()
+    assert len(target.read_text(encoding="utf-8").splitlines()) == 3
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert part.read_text(encoding="utf-8") == "the user's own"
+    mask = os.umask(0o022)
+    try:
+        results.write(tmp_path / "new.csv")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "new.csv").stat().st_mode & 0o777 == 0o644
+
+
+def test_standard_output_has_lines_of_json(results: BatchResult, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    results.write("-")
+    lines = capfdbinary.readouterr().out.splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1, 2]
+
+
+def test_large_rows_make_small_groups(
+    counting: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_agent_target.batch.exports._BYTES_IN_A_GROUP", 20_000)
+    results = AgentTargetClient(counting.target_uri).predict_batch("instant", [f"row {n}" for n in range(200)])
+    results.to_parquet(tmp_path / "a.parquet")
+    assert 2 < pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").num_row_groups < 50
+    assert list(pandas.read_parquet(tmp_path / "a.parquet")["index"]) == list(range(200))
 
 
 def test_many_rows_are_exported_a_part_at_a_time(counting: CountingServer, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mlflow_agent_target import AgentTargetError, InvalidInputError
+from mlflow_agent_target import AgentTargetError, BatchResult, InvalidInputError
 from mlflow_agent_target.batch import journal as journal_module
 from mlflow_agent_target.batch.journal import Journal, Reader, delete, discard
 from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, RELEASED, Claim, Outcome
@@ -72,13 +74,77 @@ VERSION_1 = """CREATE TABLE rows (
 )"""
 
 
-def test_the_format_is_that_of_version_1(tmp_path: Path) -> None:
+def test_the_format_is_that_of_version_2(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     Journal(path, ABOUT).close()
     made = Reader(path).select("SELECT sql FROM sqlite_master")
-    assert [sql for (sql,) in made if sql.startswith("CREATE TABLE rows")] == [VERSION_1]
-    assert Reader(path).select("PRAGMA user_version") == [(1,)]
+    version_2 = VERSION_1.replace("    state", "    columns TEXT,\n    state")
+    assert [sql for (sql,) in made if sql.startswith("CREATE TABLE rows")] == [version_2]
+    assert Reader(path).select("PRAGMA user_version") == [(2,)]
     assert Reader(path).select("PRAGMA application_id") == [(int.from_bytes(b"agjl", "big"),)]
+
+
+def test_a_journal_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+        connection.execute(VERSION_1)
+        connection.execute("INSERT INTO run VALUES ('run', ?)", (json.dumps(ABOUT, sort_keys=True),))
+        connection.execute("INSERT INTO rows (position, digest, id, state) VALUES (0, ?, 'null', 'ok')", (b"d",))
+        connection.execute(f"PRAGMA application_id = {int.from_bytes(b'agjl', 'big')}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    journal = Journal(path, ABOUT)
+    assert [(known.position, known.id, known.state) for known in journal.known()] == [(0, "null", "ok")]
+    journal.write([Outcome(1, b"e", "7", '{"a": 1}', OK)], [], [])
+    journal.close()
+    assert Reader(path).select("SELECT position, columns FROM rows") == [(0, None), (1, '{"a": 1}')]
+
+
+def damaged(whole: bytes, seed: int) -> bytes:
+    randomly = random.Random(seed)
+    if seed % 3 == 0:
+        return whole[: randomly.randrange(len(whole))]
+    changed = bytearray(whole)
+    for _ in range(randomly.choice([1, 8, 200])):
+        changed[randomly.randrange(len(changed))] = randomly.randrange(256)
+    return bytes(changed)
+
+
+def test_a_damaged_journal_is_an_error_in_words_or_still_read(tmp_path: Path) -> None:
+    """Whatever happened to it."""
+    path = tmp_path / "j.db"
+    journal = Journal(path, ABOUT)
+    journal.write([Outcome(n, b"d" * 16, f'"{n}"', '{"a": 1}', OK, '{"output": []}') for n in range(300)], [], [])
+    journal.close()
+    whole = path.read_bytes()
+    said = set()
+    for seed in range(150):
+        delete(path)
+        path.write_bytes(damaged(whole, seed))
+        try:
+            journal = Journal(path, ABOUT)
+            try:
+                list(journal.known())
+                journal.write([Outcome(400, b"d", "1", None, OK)], [], [])
+            finally:
+                journal.close()
+            result = BatchResult(path)
+            repr(result), result.summary(), list(result), result.failed
+        except AgentTargetError as error:
+            said.add("recover" in str(error))
+    assert True in said
+
+
+@pytest.mark.parametrize("value", ["no JSON", "7", '"text"', "null", "[]"])
+def test_a_journal_of_which_nobody_knows_what_it_belongs_to(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    Journal(path, ABOUT).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE run SET value = ?", (value,))
+        connection.commit()
+    with pytest.raises(InvalidInputError, match=r"damaged|belongs to another"):
+        Journal(path, ABOUT)
 
 
 def text_file(path: Path) -> None:
@@ -103,7 +169,7 @@ def other_endpoint(path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "text": (text_file, "is no journal"),
     "another database": (other_database, "no journal of a batch"),
-    "a newer version": (newer_version, r"newer version of this package \(format 99; this one knows 1\)"),
+    "a newer version": (newer_version, r"newer version of this package \(format 99; this one knows 2\)"),
     "another endpoint": (other_endpoint, "belongs to another batch: endpoint 'b', not 'a'"),
     "a folder": (Path.mkdir, "can't be opened"),
     "no folder": (lambda path: path.parent.rmdir(), "can't be opened"),

@@ -33,13 +33,14 @@ CLAIM = Claim(7, b"d" * 16, '"a"')
 
 def test_the_columns_are_an_outcomes_fields() -> None:
     assert tuple(COLUMNS) == Outcome._fields
-    assert Outcome._fields[:3] == Claim._fields
+    assert Outcome._fields[:4] == Claim._fields
     assert TOKENS == ("input_tokens", "output_tokens", "total_tokens")
 
 
 def test_the_journal_has_them_as_it_always_had() -> None:
     assert [f"{name} {column.sql}" for name, column in COLUMNS.items()] == [
-        *("position INTEGER PRIMARY KEY", "digest BLOB NOT NULL", "id TEXT NOT NULL", "state TEXT NOT NULL"),
+        *("position INTEGER PRIMARY KEY", "digest BLOB NOT NULL", "id TEXT NOT NULL", "columns TEXT"),
+        "state TEXT NOT NULL",
         *("response TEXT", "output_text TEXT", "error TEXT", "error_message TEXT"),
         *("attempts INTEGER NOT NULL DEFAULT 0", "seconds REAL"),
         *("input_tokens INTEGER", "output_tokens INTEGER", "total_tokens INTEGER", "request_id TEXT"),
@@ -51,7 +52,7 @@ def test_states_are_what_journals_of_earlier_versions_hold() -> None:
 
 
 def test_results_show_all_but_the_digest() -> None:
-    assert set(COLUMNS) - set(SHOWN) == {"digest"}
+    assert set(COLUMNS) - set(SHOWN) == {"digest", "columns"}
     assert (
         *("index", "id", "status", "response", "output_text", "error", "error_message", "attempts", "seconds"),
         *("input_tokens", "output_tokens", "total_tokens", "request_id"),
@@ -67,7 +68,7 @@ def test_results_show_all_but_the_digest() -> None:
     [
         (Outcome(*CLAIM, OK, response='{"a": [1]}', output_text="{}"), {"response": {"a": [1]}, "output_text": "{}"}),
         (Outcome(*CLAIM, FAILED, error="E"), {"status": "failed", "error": "E"}),
-        (Outcome(7, b"", "null", OK), {"id": None}),
+        (Outcome(7, b"", "null", None, OK), {"id": None}),
     ],
 )
 def test_what_is_shown_of_a_row(outcome: Outcome, differs: dict[str, Any]) -> None:
@@ -92,7 +93,7 @@ IDS = [
 
 @pytest.mark.parametrize(("id_", "text"), IDS, ids=[text for _, text in IDS])
 def test_any_id_is_claimed_as_json(id_: Any, text: str) -> None:
-    assert row_claim(3, id_, "hi") == Claim(3, digest("hi"), text)
+    assert row_claim(3, id_, "hi", None) == (Claim(3, digest("hi"), text), 4)
 
 
 class Odd:

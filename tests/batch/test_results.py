@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, Claim, Outco
 
 
 def outcome(position: int, state: str, **values: Any) -> Outcome:
-    return Outcome(position, b"", json.dumps(f"id {position}"), state, **values)
+    return Outcome(position, b"", json.dumps(f"id {position}"), None, state, **values)
 
 
 OUTCOMES = [
@@ -83,7 +84,11 @@ def test_the_numbers_of_the_summary(path: Path) -> None:
         "tokens": {"input_tokens": 13, "output_tokens": 24, "total_tokens": 37},
         "errors": {"AgentError": 2, "InvalidInputError": 1},
     }
-    assert BatchResult(path).failed.summary()["rows"] == 3
+    failed = BatchResult(path).failed.summary()
+    assert (failed["rows"], failed["errors"]) == (3, {"AgentError": 2, "InvalidInputError": 1})
+    priced = BatchResult(path, price_per_million=(1.0, 10.0))
+    assert priced.summary()["cost"] == pytest.approx((13 + 240) / 1e6)
+    assert priced.failed.summary()["cost"] is None
     assert BatchResult(path).latencies() == [0.1, 0.4, 0.2, 0.3, 0.5]
 
 
@@ -91,15 +96,33 @@ def test_a_summary_of_nothing(tmp_path: Path) -> None:
     Journal(tmp_path / "j.db", {}).close()
     summary = BatchResult(tmp_path / "j.db").summary()
     assert (summary["rows"], summary["attempts"], summary["rows_per_second"]) == (0, 0, 0.0)
-    assert (summary["latency"], summary["errors"], set(summary["tokens"].values())) == ({}, {}, {0})
+    assert (summary["latency"], summary["errors"], set(summary["tokens"].values())) == ({}, {}, {None})
 
 
-@pytest.mark.parametrize("interrupted", [True, False])
-def test_it_says_in_short_what_came(interrupted: bool, path: Path) -> None:
-    result = BatchResult(path, interrupted=interrupted)
-    more = ", interrupted" if interrupted else ""
+@pytest.mark.parametrize("stopped", ["SIGTERM", None])
+def test_it_says_in_short_what_came(stopped: str | None, path: Path) -> None:
+    result = BatchResult(path, stopped=stopped)
+    assert result.interrupted == (stopped is not None)
+    more = ", interrupted" if stopped else ""
     assert repr(result) == f"<BatchResult: 3 ok, 1 in_doubt, 3 failed{more}>"
     assert repr(result.failed) == f"<BatchResult: 3 failed{more}>"
+
+
+def test_one_with_a_journal_is_pickled_and_one_without_says_why_not(path: Path) -> None:
+    result = pickle.loads(pickle.dumps(BatchResult(path, stopped="Ctrl-C").failed))
+    assert ([row.index for row in result], result.stopped) == ([2, 5, 6], "Ctrl-C")
+    with pytest.raises(pickle.PicklingError, match=r"temporary file.*journal="):
+        pickle.dumps(BatchResult(path, is_temporary=True))
+
+
+def test_rows_that_come_later_are_seen(path: Path) -> None:
+    result = BatchResult(path)
+    assert (len(result), result[-1].index) == (7, 7)
+    journal = Journal(path, {})
+    journal.write([outcome(9, OK, response="{}")], [], [])
+    journal.close()
+    assert result[-1].index == 9
+    assert len(result) == 7 + 1 + 2  # two that were claimed are in doubt now
 
 
 @pytest.mark.parametrize("is_temporary", [True, False])

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy
 import pandas
+import pyarrow
 import pytest
 
 from mlflow_agent_target import InvalidInputError
-from mlflow_agent_target.batch.tables import Rows, is_frame, requests_of
+from mlflow_agent_target.batch.tables import Rows
 from tests.conftest import user
 
 HI, YO = user("hi"), user("yo")
@@ -30,19 +31,23 @@ HELD: dict[str, tuple[Any, dict[str, Any], list[tuple[Any, Any]]]] = {
     "messages in numpy arrays": (
         pandas.DataFrame({"messages": [numpy.array(MESSAGES, dtype=object)]}),
         {},
-        [(None, MESSAGES)],
+        [(None, {"messages": MESSAGES})],
     ),
     "JSON in cells": (
         pandas.DataFrame({"input": [json.dumps(MESSAGES), "[1] why?"]}),
         {},
-        [(None, MESSAGES), (None, "[1] why?")],
+        [(None, {"input": MESSAGES}), (None, "[1] why?")],
     ),
     "an evaluation dataset's column": (
-        pandas.DataFrame({"inputs": [{"question": "one"}, {"messages": MESSAGES}, {"a": "x", "b": "y"}]}),
+        pandas.DataFrame({"inputs": [{"question": "one"}, {"messages": MESSAGES}, {"a": "x", "b": 1}]}),
         {},
-        [(None, "one"), (None, {"messages": MESSAGES}), (None, {"a": "x", "b": "y"})],
+        [(None, {"input": [user("one")]}), (None, {"messages": MESSAGES}), (None, {"input": [user("x")], "b": 1})],
     ),
-    "evaluation records": ([{"inputs": {"question": "one"}, "expectations": {}}], {}, [(None, "one")]),
+    "evaluation records": (
+        [{"inputs": {"question": "one"}, "expectations": {}}],
+        {},
+        [(None, {"input": [user("one")]})],
+    ),
     "records": ([{"q": "one", "n": 7}], {"column": "q", "id_column": "n"}, [(7, "one")]),
 }
 
@@ -51,7 +56,7 @@ HELD: dict[str, tuple[Any, dict[str, Any], list[tuple[Any, Any]]]] = {
 def test_rows_are_read(inputs: Any, columns: dict[str, Any], rows: list[tuple[Any, Any]]) -> None:
     read = Rows(inputs, **columns)
     assert read.size == len(rows)
-    assert [tuple(row) for row in read] == rows
+    assert [row[:2] for row in read] == rows
 
 
 def write_csv(path: Path) -> None:
@@ -73,19 +78,20 @@ def test_files_are_read_by_name(write: Any, as_text: bool, tmp_path: Path) -> No
     path = tmp_path / f"questions.{write.__name__.removeprefix('write_')}"
     write(path)
     named = str(path) if as_text else path
-    assert [tuple(row) for row in Rows(named, "question")] == [("a", "one"), ("b", "two,\nlines")]
-    assert [tuple(row) for row in Rows(named, "question", limit=1)] == [("a", "one")]
+    assert [row[:2] for row in Rows(named, "question")] == [("a", "one"), ("b", "two,\nlines")]
+    assert [row[:2] for row in Rows(named, "question", limit=1)] == [("a", "one")]
 
 
 def test_payloads_in_files_are_whole(tmp_path: Path) -> None:
     payload = {"input": [user("hi")], "custom_inputs": {"k": None}}
     path = tmp_path / "payloads.jsonl"
     path.write_text(json.dumps({"id": 7, **payload}) + "\n" + json.dumps("text") + "\n", encoding="utf-8")
-    assert [tuple(row) for row in Rows(path)] == [(7, payload), (None, "text")]
+    assert [row[:2] for row in Rows(path)] == [(7, payload), (None, "text")]
     parquet = tmp_path / "messages.parquet"
     calls = [{"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function"}]}]
     pandas.DataFrame({"messages": [MESSAGES, calls]}).to_parquet(parquet)
-    assert [row.inputs for row in Rows(parquet)] == [MESSAGES, [{k: v for k, v in calls[0].items() if v is not None}]]
+    found = [row.inputs["messages"] for row in Rows(parquet)]
+    assert found == [MESSAGES, [{k: v for k, v in calls[0].items() if v is not None}]]
 
 
 def test_a_broken_line_is_one_bad_row(tmp_path: Path) -> None:
@@ -119,7 +125,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a column twice": (pandas.DataFrame([[1, 2]], columns=["q", "q"]), {"column": "q"}, "more than one column 'q'"),
     "a header twice": (bytes_file("a.csv", b"input,id,id\na,b,c\n"), {}, "more than one column 'id'"),
     "a number": (3, {}, "must be many.* not int 3"),
-    "another file": (Path("rows.xlsx"), {}, "name a file of .csv, .jsonl, .parquet"),
+    "another file": (Path("rows.xlsx"), {}, "name a file of .csv, .tsv, .jsonl"),
     "no CSV": (bytes_file("a.csv", b"input\n\xff\xfe\n"), {}, "can't be read"),
     "no Parquet": (bytes_file("a.parquet", b"no"), {}, "can't be read"),
 }
@@ -131,78 +137,84 @@ def test_what_cannot_be_read_says_why(inputs: Any, columns: dict[str, Any], said
         list(Rows(inputs(tmp_path) if callable(inputs) else inputs, **columns))
 
 
-@pytest.mark.parametrize(
-    ("frame", "requests"),
-    [
-        ({"input": [[HI], [YO]], "top_k": [1.0, numpy.nan]}, [{"input": [HI], "top_k": 1.0}, {"input": [YO]}]),
-        (
-            {"input": ["hi", "yo"], "context": [pandas.NaT, pandas.NA], "custom_inputs": [None, {"a": None}]},
-            [{"input": [HI]}, {"input": [YO], "custom_inputs": {"a": None}}],
-        ),
-        ({"question": ["hi", "yo"], "id": [7, 8]}, [{"input": [HI]}, {"input": [YO]}]),
-        ({0: ["hi", "yo"]}, [{"input": [HI]}, {"input": [YO]}]),
-        ({0: [7]}, [{"input": [user("7")]}]),
-        ({"role": ["user", "user"], "content": ["hi", "yo"], "id": ["m1", None]}, [[{**HI, "id": "m1"}, YO]]),
-        ({"input": []}, []),
-        (
-            {"messages": [[HI], [YO]], "custom_inputs": [{"a": None}, {"a": ()}]},
-            [{"messages": [HI], "custom_inputs": {"a": None}}, {"messages": [YO], "custom_inputs": {"a": []}}],
-        ),
-    ],
-)
-def test_the_rows_of_a_frame_are_requests(frame: dict[Any, Any], requests: list[Any]) -> None:
-    assert requests_of(pandas.DataFrame(frame)) == requests
+RECORD = {"id": 7, "input": "A?", "custom_inputs": {"user": "ann"}, "expected_response": "THE TRUTH", "nr": 1}
+ROW = (7, {"input": [user("A?")], "custom_inputs": {"user": "ann"}})
 
 
-class Row(tuple[Any, ...]):
-    """As pyspark.sql.Row: a tuple that knows its fields."""
+class SparkFrame:
+    """As pyspark.sql.DataFrame."""
 
-    fields: tuple[str, ...]
+    columns = tuple(RECORD)
 
-    @classmethod
-    def of(cls, **values: Any) -> Row:
-        row = cls(values.values())
-        row.fields = tuple(values)
-        return row
-
-    def asDict(self) -> dict[str, Any]:  # noqa: N802
-        return dict(zip(self.fields, self, strict=True))
+    def toLocalIterator(self) -> Any:  # noqa: N802
+        return iter([SparkRow()])
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [
-        numpy.array([{**HI, "type": None, "tool_calls": None}, YO], dtype=object),
-        numpy.array([{**HI, "tool_calls": None}, {**YO, "tool_calls": numpy.array([], dtype=object)}], dtype=object),
-        [Row.of(role="user", content="hi", type=None), Row.of(role="user", content="yo")],
-        ({"role": "user", "content": numpy.str_("hi")}, YO),
-    ],
-)
-def test_what_arrow_and_spark_make_of_lists_of_structs_is_made_plain(messages: Any) -> None:
-    frame = pandas.DataFrame({"messages": [messages]})
-    [request] = requests_of(frame)
-    sent = [{key: value for key, value in message.items() if value != []} for message in request["messages"]]
-    assert sent == [HI, YO]
-    assert type(sent[0]["content"]) is str
-    assert type(request["messages"]) is list
+class SparkRow:
+    """As pyspark.sql.Row."""
+
+    def asDict(self, recursive: bool = False) -> dict[str, Any]:  # noqa: N802
+        assert recursive
+        return dict(RECORD)
 
 
-def test_a_struct_within_a_struct_is_made_plain() -> None:
-    calls = numpy.array([{"id": "c", "function": {"name": "f", "arguments": None}}], dtype=object)
-    frame = pandas.DataFrame({"messages": [numpy.array([{**HI, "tool_calls": calls}], dtype=object)]})
-    [request] = requests_of(frame)
-    assert request == {"messages": [{**HI, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}]}
+def polars_frame() -> Any:
+    return pytest.importorskip("polars").DataFrame([RECORD])
 
 
-def test_a_series_is_a_request_a_row() -> None:
-    assert requests_of(pandas.Series(["hi", {"input": [HI]}])) == ["hi", {"input": [HI]}]
+HOLDERS: dict[str, Any] = {
+    "a list": lambda: [RECORD],
+    "a generator": lambda: iter([RECORD]),
+    "Spark's rows": lambda: [SparkRow()],
+    "a frame": lambda: pandas.DataFrame([RECORD]),
+    "a frame of polars": polars_frame,
+    "a frame of Spark": SparkFrame,
+    "a table of Arrow": lambda: pyarrow.Table.from_pylist([RECORD]),
+    "a batch of Arrow": lambda: pyarrow.RecordBatch.from_pylist([RECORD]),
+}
 
 
-def test_only_frames_are_frames() -> None:
-    assert all(map(is_frame, (pandas.DataFrame(), pandas.Series([1]))))
-    assert not any(map(is_frame, ({}, [], "hi", None, numpy.array([1]))))
+@pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
+def test_the_same_record_is_the_same_row_whatever_holds_it(make: Any) -> None:
+    [row] = Rows(make())
+    assert row[:2] == ROW
+    [kept] = Rows(make(), keep_columns=True)
+    assert kept.columns == {key: value for key, value in RECORD.items() if key != "id"}
+    [unkept] = Rows(make(), keep_columns=False)
+    assert unkept.columns is None
 
 
-def test_columns_of_the_same_name_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="columns of the same name: 'input', 'input'"):
-        requests_of(pandas.DataFrame([["hi", "yo"]], columns=["input", "input"]))
+def test_the_same_record_in_files(tmp_path: Path) -> None:
+    frame = pandas.DataFrame([RECORD])
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.assign(custom_inputs=[json.dumps(RECORD["custom_inputs"])]).to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "a.jsonl").write_text(json.dumps(RECORD), encoding="utf-8")
+    for path in sorted(tmp_path.iterdir()):
+        [row] = Rows(path)
+        assert (str(row.id), row.inputs) == ("7", ROW[1]), path.name
+        assert (row.columns is not None) == (path.suffix == ".parquet")
+
+
+def test_what_is_not_sent_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    list(Rows([RECORD, {**RECORD, "m": 1}, RECORD]))
+    assert [record.getMessage()[:17] for record in caplog.records] == ["The rows have 'nr", "The rows have 'm'"]
+
+
+@pytest.mark.parametrize("missing", [float("nan"), numpy.float64("nan")])
+def test_a_number_that_is_missing_is_a_bad_row(missing: float) -> None:
+    one, bad = Rows([7, missing])
+    assert one.inputs == "7"
+    assert "asks nothing" in str(bad.inputs)
+
+
+def test_a_lazy_frame_is_to_be_collected() -> None:
+    frame = polars_frame().lazy()
+    with pytest.raises(InvalidInputError, match=r"give frame.collect\(\)"):
+        Rows(frame)
+
+
+def test_the_labels_of_a_frames_rows_are_known() -> None:
+    frame = pandas.DataFrame({"input": ["a"]}, index=["x"])
+    assert list(Rows(frame).index) == ["x"]
+    assert list(Rows(frame["input"]).index) == ["x"]
+    assert Rows(["a"]).index is None
