@@ -126,10 +126,14 @@ def watching(look: Callable[[], Progress], observers: Sequence[Observer]) -> Ite
         return
     ended = threading.Event()
     watcher = threading.Thread(target=watch, name="agent-target-progress", daemon=True)
-    watcher.start()
+    try:
+        watcher.start()
+    except RuntimeError:
+        _logger.warning("The system lets no thread be started that tells of the batch's progress.")
     try:
         yield
     finally:
         ended.set()
-        watcher.join()
+        if watcher.ident is not None:
+            watcher.join()
         tell()

@@ -143,21 +143,25 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while not self._has_ended():
-                if self._to_tell:
-                    told, self._to_tell = self._to_tell, None
-                    _logger.warning(told.format(self._limiter.in_flight))
+                self._tell()
                 for task, ended, now in self._next_events():
                     if isinstance(ended, Outcome):
                         self._answered(task, ended, now)
                     else:
                         self._failed(task, ended, now)
                 self._send()
+            self._tell()
             self._settle_the_rest()
         except Exception as error:
             self._fail(error)
         finally:
             self._stop_reading()
             self._workers.end()
+
+    def _tell(self) -> None:
+        if self._to_tell:
+            told, self._to_tell = self._to_tell, None
+            _logger.warning(told.format(self._limiter.in_flight))
 
     def _has_ended(self) -> bool:
         if self._abandoned or time.monotonic() >= self._deadline:

@@ -11,8 +11,10 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +364,7 @@ for line in sys.stdin:
             result = client.predict_batch(
                 endpoint, rows, concurrency=int(concurrency), journal=journal, progress=False, **json.loads(line)
             )
-            said = {**result.summary(), "interrupted": result.interrupted}
+            said = {**result.summary(), "interrupted": result.interrupted, "stopped": result.stopped}
         except BaseException as error:
             said = {"raised": type(error).__name__}
         os.write(1, json.dumps(said).encode() + b"\\n")
@@ -497,6 +499,200 @@ def test_ctrl_c_once_lets_what_is_in_flight_end_and_twice_stops_now(
     assert (states.count("ok"), states.count("claimed"), len(states)) == (4, 4, 8)
     results = agent.predict_batch(endpoint, questions(12), journal=path, concurrency=12)
     assert [row.status for row in results] == ["ok"] * 12
+
+
+def test_sigterm_lets_what_is_in_flight_end(agent: AgentTargetClient, counting: CountingServer, tmp_path: Path) -> None:
+    path, endpoint = tmp_path / "j.db", "after-400"
+    with Children(counting, path, 1000, endpoint, 4) as children:
+        child = children.start()
+        wait_for(lambda: len(counting.counts()["asked"]) == 4)
+        os.kill(child, signal.SIGTERM)
+        said = children.wait() or {}
+        assert (said["stopped"], said["interrupted"], said["ok"], said["rows"]) == ("SIGTERM", True, 4, 4)
+        assert set(states_of(path).values()) == {"ok"}
+        child = children.start()
+        wait_for(lambda: len(counting.counts()["asked"]) == 8)
+        os.kill(child, signal.SIGTERM)
+        time.sleep(0.05)
+        os.kill(child, signal.SIGTERM)  # a second one ends it as it ends any program
+        assert children.wait() is None
+    assert agent.predict_batch(endpoint, questions(8), journal=path, rerun_in_doubt=False).summary()["in_doubt"] == 4
+    asked = counting.counts()["asked"]
+    assert asked == dict.fromkeys(questions(8), 1)
+
+
+def test_what_takes_longer_than_sigterms_grace_is_in_doubt(
+    agent: AgentTargetClient, counting: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_agent_target.batch.scheduler._GRACE_SECONDS", 0.3)
+
+    def rows() -> Iterator[str]:
+        yield from questions(3)
+        wait_for(lambda: len(counting.counts()["asked"]) == 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield "row 3"
+
+    results = agent.predict_batch("after-3000", rows(), journal=tmp_path / "j.db")
+    assert (len(results), results.stopped) == (0, "SIGTERM")
+    assert set(states_of(tmp_path / "j.db").values()) == {"claimed"}
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+STOPS: dict[str, tuple[Callable[[], None], dict[str, Any], str]] = {
+    "Ctrl-C": (lambda: os.kill(os.getpid(), signal.SIGINT), {}, "Ctrl-C"),
+    "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), {}, "SIGTERM"),
+    "a ceiling": (lambda: None, {"max_failures": 2}, "max_failures=2: 2 of 4 rows failed"),
+}
+
+
+@pytest.mark.parametrize(("send", "options", "why"), STOPS.values(), ids=STOPS)
+def test_a_source_of_rows_that_blocks_holds_up_nothing(
+    send: Callable[[], None],
+    options: dict[str, Any],
+    why: str,
+    agent: AgentTargetClient,
+    counting: CountingServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left = threading.Event()
+
+    def rows() -> Iterator[Any]:
+        try:
+            yield from ["row 0", "row 1"]
+            wait_for(lambda: len(counting.counts()["answered"]) == 2)
+            time.sleep(0.1)
+            yield from [None, None]
+            threading.Timer(0.2, send).start()
+            threading.Event().wait(60.0)
+            raise AssertionError("it waited")
+        finally:
+            left.set()
+
+    started = time.monotonic()
+    results = agent.predict_batch("after-20", rows(), **options)
+    assert time.monotonic() - started < 30
+    assert (results.stopped, results.summary()["ok"], left.is_set()) == (why, 2, True)
+    assert any(why.partition(":")[0] in record.getMessage() for record in caplog.records)
+
+
+def test_nor_does_it_hold_up_a_login_that_is_refused(scripted: Make) -> None:
+    server = scripted(GOOD, whole({"message": "no"}, 401), describe=DESCRIBED)
+
+    def rows() -> Iterator[str]:
+        yield from questions(2)
+        threading.Event().wait(60.0)
+
+    with pytest.raises(AuthenticationError):
+        AgentTargetClient(server.target_uri).predict_batch("a", rows(), concurrency=1)
+
+
+def test_in_another_thread_a_stop_is_noticed_with_the_next_row(agent: AgentTargetClient) -> None:
+    def rows() -> Iterator[Any]:
+        yield None
+        time.sleep(0.2)
+        yield from questions(500)
+
+    with ThreadPoolExecutor(1) as pool:
+        results = pool.submit(agent.predict_batch, "after-20", rows(), max_failures=1).result(30)
+    assert (results.summary()["failed"], results.stopped) == (1, "max_failures=1: 1 of 1 rows failed")
+
+
+def test_a_programs_own_handlers_are_left_alone(agent: AgentTargetClient) -> None:
+    seen: list[int] = []
+
+    def own(number: int, _: Any) -> None:
+        seen.append(number)
+
+    def rows() -> Iterator[str]:
+        yield "row 0"
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        yield "row 1"
+
+    before = {number: signal.signal(number, own) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert agent.predict_batch("instant", rows()).summary()["ok"] == 2
+        assert all(signal.getsignal(number) is own for number in before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert seen == [signal.SIGTERM, signal.SIGINT]
+
+
+CEILINGS: dict[str, tuple[dict[str, Any], list[Any], int, str | None]] = {
+    "so many failures": ({"max_failures": 3}, [None] * 40, 3, "max_failures=3: 3 of 3 rows failed"),
+    "a share of failures": ({"max_failures": 0.5}, [None] * 40, 20, "max_failures=0.5: 20 of 20 rows failed"),
+    "a share that is not reached": ({"max_failures": 0.5}, [None, "a", "b"] * 10, 30, None),
+    "fewer failures": ({"max_failures": 3}, ["a", None, "b", None], 4, None),
+    "so many tokens": ({"max_tokens": 20}, ["a"] * 40, 3, "max_tokens=20: the answers of 3 rows have 21 tokens"),
+    "fewer tokens": ({"max_tokens": 22}, ["a"] * 3, 3, None),
+}
+
+
+@pytest.mark.parametrize(("options", "rows", "ended", "why"), CEILINGS.values(), ids=CEILINGS)
+def test_a_ceiling_stops_the_run_and_keeps_what_is_there(
+    options: dict[str, Any], rows: list[Any], ended: int, why: str | None, agent: AgentTargetClient
+) -> None:
+    results = agent.predict_batch("instant", rows, concurrency=1, **options)
+    assert (len(results), results.stopped, results.interrupted) == (ended, why, why is not None)
+
+
+def test_failures_of_earlier_runs_do_not_count(agent: AgentTargetClient, tmp_path: Path) -> None:
+    rows = [None, None, *questions(30)]
+    agent.predict_batch("instant", rows, journal=tmp_path / "j.db", concurrency=1)
+    results = agent.predict_batch("instant", rows, journal=tmp_path / "j.db", concurrency=1, max_failures=3)
+    assert (results.stopped, results.summary()["failed"]) == (None, 2)
+
+
+def test_large_rows_are_read_a_few_ahead(agent: AgentTargetClient) -> None:
+    text, ahead, read, seen = "x" * 4_000_000, [0], 0, [0]
+
+    def rows() -> Iterator[str]:
+        nonlocal read
+        for number in range(24):
+            read += 1
+            ahead.append(read - seen[0])
+            yield f"{text} row {number}"
+
+    def ask(row: Progress) -> None:
+        seen[0] = row.done
+
+    results = agent.predict_batch("after-300", rows(), concurrency=2, progress=ask)
+    assert len(results) == 24
+    assert max(ahead) < 16  # 5 are ready, 2 in flight; the rest is how seldom the progress is told
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_with_fewer_threads_than_wanted_it_goes_on_with_those(
+    workers: int, agent: AgentTargetClient, counting: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = threading.Thread.start, 0
+
+    def limited(thread: threading.Thread) -> None:
+        nonlocal started
+        if "_work" in repr(getattr(thread, "_args", "")):
+            if started == workers:
+                raise RuntimeError("can't start new thread")
+            started += 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    if not workers:
+        with pytest.raises(AgentTargetError, match=r"lets no thread be started.*ulimit -u"):
+            agent.predict_batch("after-20", questions(30), concurrency=8)
+        return
+    assert agent.predict_batch("after-20", questions(30), concurrency=8).summary()["ok"] == 30
+    assert counting.counts()["most_in_flight"] == workers
+
+
+def test_without_any_thread_it_says_so(agent: AgentTargetClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    agent.predict(endpoint="instant", inputs="row 0")
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(AgentTargetError, match="lets no thread be started"):
+        agent.predict_batch("instant", questions(3), progress=print)
 
 
 def test_a_batch_that_is_in_use_is_refused(agent: AgentTargetClient, counting: CountingServer, tmp_path: Path) -> None:
