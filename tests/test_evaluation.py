@@ -23,7 +23,7 @@ from mlflow_agent_target import AgentResponse, AgentTargetClient, InvalidInputEr
 from mlflow_agent_target.batch.cells import request_of_fields
 from mlflow_agent_target.evaluation import as_chat_completion
 from mlflow_agent_target.server import LocalServer, runs
-from mlflow_agent_target.tracing import call_span
+from mlflow_agent_target.tracing import guard
 from tests.conftest import AGENTS, user
 from tests.scripted import ScriptedServer, whole
 from tests.tracing.conftest import AGENT, ANSWER, V2_TRACE, span_named, tree
@@ -187,7 +187,7 @@ def test_a_function_of_ones_own_and_an_agent_in_this_process(client: AgentTarget
 def test_rows_succeed_whatever_trace_comes(
     scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(call_span, "_warned", set())
+    monkeypatch.setattr(guard, "_warned", set())
     monkeypatch.setenv("MLFLOW_GENAI_EVAL_SKIP_TRACE_VALIDATION", "true")
     broken = {"info": {}, "data": {"spans": [{"name": "x"}]}}
     outputs = [{"databricks_output": None}, {}, *({"databricks_output": {"trace": t}} for t in (V2_TRACE, broken))]
@@ -196,7 +196,7 @@ def test_rows_succeed_whatever_trace_comes(
     run = Evaluated(rows, AgentTargetClient(server.target_uri).to_predict_fn("a"))
     assert run.result.metrics == {"answered/mean": 1.0}
     assert sorted(len(tree(trace)) for trace in run.rows) == [1, 1, 1, 3]
-    said = sorted(r.getMessage().partition(" (")[0] for r in caplog.records if r.name == call_span.__name__)
+    said = sorted(r.getMessage().partition(" (")[0] for r in caplog.records if r.name == guard.__name__)
     assert said == [
         "Endpoint 'a' sent no trace of its agent. The calls themselves are traced, with inputs and outputs.",
         "The trace that Endpoint 'a' sent can't be read",

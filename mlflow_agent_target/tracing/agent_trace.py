@@ -13,6 +13,8 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from mlflow_agent_target.tracing.guard import forgiving, nothing
+
 _logger = logging.getLogger(__name__)
 
 # https://mlflow.org/docs/latest/genai/tracing/token-usage-cost/
@@ -153,21 +155,38 @@ def stored_trace(trace_id: str) -> Any:
         return None
 
 
-@contextlib.contextmanager
-def no_active_span() -> Iterator[None]:
-    """Let what is traced within begin a trace of its own, whatever span the caller is in."""
-    context: Any
+def _context_api() -> Any:
     try:
         # Private, for there is no public way. Tried on MLflow 3.6 to 3.17; those before use OpenTelemetry's own.
         from mlflow.tracing.provider import get_context_api
-
-        context = get_context_api()
     except ImportError:
         from opentelemetry import context
-    from opentelemetry.context import Context
 
-    token = context.attach(Context())
+        return context
+    return get_context_api()
+
+
+@contextlib.contextmanager
+def same_context() -> Iterator[None]:
+    """Leave the caller in the span that he was in, whatever becomes of those that are entered within."""
+    context = _context_api()
+    token = context.attach(context.get_current())
     try:
         yield
     finally:
         context.detach(token)
+
+
+def _any_context() -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
+
+
+@forgiving(_any_context)
+def no_active_span() -> contextlib.AbstractContextManager[Any]:
+    """Let what is traced within begin a trace of its own, whatever span the caller is in."""
+    from opentelemetry.context import Context
+
+    context = _context_api()
+    stack = contextlib.ExitStack()
+    stack.callback(forgiving(nothing)(context.detach), context.attach(Context()))
+    return stack

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import logging
 import re
 import time
 from collections import deque
@@ -21,12 +21,12 @@ from mlflow_agent_target.tracing.agent_trace import (
     SESSION,
     USAGE,
     AgentTrace,
+    same_context,
     stored_trace,
     trace_in_memory,
     tracking_store,
 )
-
-_logger = logging.getLogger(__name__)
+from mlflow_agent_target.tracing.guard import forgiving, no_headers, nothing, warn_once
 
 # The id of a trace in MLflow ends with OpenTelemetry's. That of a span that is not recorded doesn't.
 _TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
@@ -35,7 +35,6 @@ _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 # Tells a server where the trace that `traceparent` names is kept.
 STORE_HEADER = "x-agent-target-tracking-store"
 
-_warned: set[str] = set()
 # Functions that close the spans of dropped streams, for the next traced call. The garbage collector, which finds those
 # streams, must not close a span: MLflow takes locks for that, and the code that was interrupted may hold one of them.
 _dropped: deque[Callable[[], None]] = deque()
@@ -63,12 +62,42 @@ class TraceRequest:
 class CallSpan:
     """One call's span, and what the call sends for it. If the answer is a stream, it is the stream's observer."""
 
-    def __init__(self, endpoint: str | None, span: Any) -> None:
+    def __init__(self, endpoint: str | None) -> None:
         self.request = TraceRequest()
         self._endpoint = endpoint
-        self._span = span
-        self._otel_trace_id = _TRACE_ID.fullmatch(str(span.trace_id))
+        self._span: Any = None  # where there is none, all is quiet
+        self._otel_trace_id: re.Match[str] | None = None
+        self._leave: contextlib.ExitStack | None = None
 
+    @forgiving(nothing)
+    def enter(self, inputs: Any) -> None:
+        """Begin the span, within which the call is made in this thread, until `leave`."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(same_context())
+            self._has(stack.enter_context(mlflow.start_span(name=self._name, span_type="AGENT")))
+            self._leave = stack.pop_all()
+        self._span.set_inputs(inputs)
+
+    @forgiving(nothing)
+    def leave(self, error: BaseException | None = None) -> None:
+        """End the span that was entered, with the error that the call ended in."""
+        if self._leave is not None:
+            self._leave.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+    @forgiving(nothing)
+    def start(self, inputs: Any) -> None:
+        """Begin the span of a stream, which is read wherever its reader likes."""
+        parent = mlflow.get_current_active_span()
+        self._has(mlflow.start_span_no_context(name=self._name, span_type="AGENT", parent_span=parent, inputs=inputs))
+
+    def _has(self, span: Any) -> None:
+        self._span, self._otel_trace_id = span, _TRACE_ID.fullmatch(str(span.trace_id))
+
+    @property
+    def _name(self) -> str:
+        return self._endpoint or "agent"
+
+    @forgiving(no_headers)
     def context(self) -> dict[str, str]:
         """Return the headers that name this span to a server (https://www.w3.org/TR/trace-context/), if it can join."""
         store = tracking_store()
@@ -76,11 +105,13 @@ class CallSpan:
             return {}
         return {"traceparent": f"00-{self._otel_trace_id[1]}-{self._span.span_id}-01", STORE_HEADER: store}
 
+    @forgiving(nothing)
     def belongs_to(self, session: str) -> None:
         """Record which conversation the trace belongs to."""
         if self._otel_trace_id is not None:
             mlflow.update_current_trace(metadata={SESSION: session})
 
+    @forgiving(nothing)
     def answered(self, response: AgentResponse, **seconds: float | None) -> None:
         """Record an answer, and bring the agent's trace home."""
         if self._otel_trace_id is None:  # not recorded: tracing is off, or the trace was not sampled
@@ -93,16 +124,22 @@ class CallSpan:
             has_usage = self._bring_home(response)
         except Exception as error:  # nothing that a trace holds may fail the call
             reason = f"{type(error).__name__}: {printable(str(error), 200)}"
-            _warn_once(f"The trace that {server_name(self._endpoint)} sent can't be read ({reason}). {_ONLY_CALLS}")
+            warn_once(f"The trace that {server_name(self._endpoint)} sent can't be read ({reason}). {_ONLY_CALLS}")
         if response.usage is not None and not has_usage:
             self._span.set_attribute(USAGE, response.usage)
 
+    @forgiving(nothing)
     def failed(self, error: BaseException) -> None:
-        """Close the span with an error."""
-        if isinstance(error, Exception):
-            self._span.record_exception(error)
-        self._span.end(status="ERROR")
+        """Close the span of a stream with an error."""
+        if self._span is None:
+            return
+        try:
+            if isinstance(error, Exception):
+                self._span.record_exception(error)
+        finally:
+            self._span.end(status="ERROR")
 
+    @forgiving(bool)
     def hides(self, event: Mapping[str, Any]) -> bool:
         """Return whether a stream's event only brings a trace that the caller did not ask for."""
         said = {key for key, value in event.items() if value not in (None, [])}
@@ -110,6 +147,7 @@ class CallSpan:
             return bool(self.request.headers)
         return self.request.asked and "databricks_output" in said and said <= {"databricks_output", "id"}
 
+    @forgiving(nothing)
     def ended(
         self,
         stream: AgentStream,
@@ -121,6 +159,8 @@ class CallSpan:
         """Close the span of a stream with what arrived."""
         if error is not None or left_early:
             self.request.asked = False  # the trace comes last: no warning that it did not come
+        if self._span is None:
+            return
         self.answered(answer, latency_seconds=stream.duration, time_to_first_event_seconds=stream.time_to_first_event)
         if left_early:  # the reader had enough: no failure
             self._span.end(attributes={"left_early": True}, end_time_ns=end_time_ns)
@@ -145,7 +185,7 @@ class CallSpan:
             trace = AgentTrace(found.to_dict())
         else:
             if self.request.asked:
-                _warn_once(f"{server_name(self._endpoint)} sent no trace of its agent. {_ONLY_CALLS}")
+                warn_once(f"{server_name(self._endpoint)} sent no trace of its agent. {_ONLY_CALLS}")
             return False
         if trace.trace_id == self._span.trace_id:
             return trace.has_usage  # the server joined this trace: its spans are here
@@ -183,9 +223,3 @@ def _told_trace_id(response: AgentResponse) -> str | None:
     metadata = response.get("metadata")
     trace_id = metadata.get("trace_id") if isinstance(metadata, dict) else None
     return trace_id if isinstance(trace_id, str) else None
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        _logger.warning("%s", message)

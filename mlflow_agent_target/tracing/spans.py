@@ -16,6 +16,7 @@ from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.streams.stream import AgentStream
 from mlflow_agent_target.tracing.agent_trace import no_active_span
 from mlflow_agent_target.tracing.call_span import CallSpan, TraceRequest, end_dropped
+from mlflow_agent_target.tracing.guard import forgiving
 
 # Asks MLflow's AgentServer for the id of the trace that it writes.
 _RETURN_ID = {"x-mlflow-return-trace-id": "true"}
@@ -38,7 +39,12 @@ def autolog(disable: bool = False) -> None:
 
 def is_wanted() -> bool:
     """Return whether a call that starts now is to be traced."""
-    return _autologging or mlflow.get_current_active_span() is not None or _is_evaluated()
+    return _autologging or _is_within()
+
+
+@forgiving(bool)
+def _is_within() -> bool:
+    return mlflow.get_current_active_span() is not None or _is_evaluated()
 
 
 def is_autologging() -> bool:
@@ -88,15 +94,19 @@ def query(
     """
     end_dropped()
     started = time.monotonic()
-    with mlflow.start_span(name=_name(endpoint), span_type="AGENT") as span:
-        span.set_inputs(inputs)
-        call = CallSpan(endpoint.name, span)
+    call = CallSpan(endpoint.name)
+    call.enter(inputs)
+    try:
         if session is not None:
             call.belongs_to(session)
         if sends_context:
             call.request.headers = {**call.context(), **_RETURN_ID}
         response = endpoint.query(prepare(inputs), call.request)
-        call.answered(response, latency_seconds=time.monotonic() - started)
+    except BaseException as error:
+        call.leave(error)
+        raise
+    call.answered(response, latency_seconds=time.monotonic() - started)
+    call.leave()
     return response
 
 
@@ -117,9 +127,8 @@ def query_row(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> Agent
 def stream(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentStream:
     """Start a stream in a span of its own, which ends with the stream. See `query`."""
     end_dropped()
-    parent = mlflow.get_current_active_span()
-    span = mlflow.start_span_no_context(name=_name(endpoint), span_type="AGENT", parent_span=parent, inputs=inputs)
-    call = CallSpan(endpoint.name, span)
+    call = CallSpan(endpoint.name)
+    call.start(inputs)
     if sends_context:
         call.request.headers = {**call.context(), **_RETURN_ID}
     try:
@@ -129,7 +138,3 @@ def stream(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentStr
         raise
     answer.observe(call)
     return answer
-
-
-def _name(endpoint: Queryable) -> str:
-    return endpoint.name or "agent"

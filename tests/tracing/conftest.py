@@ -13,7 +13,7 @@ import mlflow
 import pytest
 from mlflow.entities import Trace
 
-from mlflow_agent_target.tracing import call_span
+from mlflow_agent_target.tracing import guard
 
 AGENT = {"name": "a", "task": "agent/v1/responses", "state": {"ready": "READY", "config_update": "NOT_UPDATING"}}
 ANSWER = {
@@ -29,7 +29,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     before = mlflow.MlflowClient().get_experiment_by_name("tests")
     own = mlflow.create_experiment(uuid.uuid4().hex, artifact_location=before.artifact_location)
     mlflow.set_experiment(experiment_id=own)
-    monkeypatch.setattr(call_span, "_warned", set())
+    monkeypatch.setattr(guard, "_warned", set())
     yield own
     mlflow.set_experiment(experiment_id=before.experiment_id)
 

@@ -14,7 +14,7 @@ from mlflow.tracing import trace_manager
 
 from mlflow_agent_target import AgentTargetClient
 from mlflow_agent_target.tracing import agent_trace as agent_traces
-from mlflow_agent_target.tracing import call_span
+from mlflow_agent_target.tracing import call_span, guard
 from tests.scripted import ScriptedServer, whole
 from tests.tracing.conftest import AGENT, ANSWER, V2_TRACE, remote_trace, span_named, traces, tree
 
@@ -108,7 +108,7 @@ class TestTheAgentsTrace:
         trace = ask(broken)
         assert tree(trace) == ["/mine", "/mine/a"]
         assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
-        (warning,) = [r.getMessage() for r in caplog.records if r.name == call_span.__name__]
+        (warning,) = [r.getMessage() for r in caplog.records if r.name == guard.__name__]
         assert warning.startswith("The trace that Endpoint 'a' sent can't be read (")
 
     def test_what_the_agent_wrote_to_this_experiment_is_named_not_doubled(self, ask: Callable[[Any], Trace]) -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import requests
 from mlflow.entities import Trace
+from mlflow.entities.span import LiveSpan
 from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentResponse, ResponsesAgentStreamEvent
 
@@ -28,16 +29,23 @@ from mlflow_agent_target import (
     AgentTargetClient,
     EndpointNotFoundError,
     StreamInterruptedError,
+    autolog,
     serve,
 )
 from mlflow_agent_target.server import LocalServer, runs
-from mlflow_agent_target.tracing import call_span
+from mlflow_agent_target.tracing import agent_trace, call_span, guard
 from mlflow_agent_target.tracing import spans as tracing
 from tests.conftest import DEMO
 from tests.scripted import CLOSE, ScriptedServer, chunked, events, whole
 from tests.tracing.conftest import AGENT, ANSWER, mine, remote_trace, span_named, traces, tree
 
 can_join = pytest.mark.skipif(runs.get_context_api is None, reason="this MLflow knows no distributed tracing")
+
+
+def call_of(span: Any) -> call_span.CallSpan:
+    call = call_span.CallSpan("a")
+    call._has(span)
+    return call
 
 
 class TestWhenCallsAreTraced:
@@ -99,7 +107,7 @@ class TestWhenCallsAreTraced:
         assert span.attributes["endpoint"] == "a"
         assert span.attributes["latency_seconds"] > 0
         assert trace.info.token_usage == {"input_tokens": 10, "output_tokens": 4, "total_tokens": 14}
-        assert [r.getMessage() for r in caplog.records if r.name == call_span.__name__] == [
+        assert [r.getMessage() for r in caplog.records if r.name == guard.__name__] == [
             "Endpoint 'a' sent no trace of its agent. The calls themselves are traced, with inputs and outputs."
         ]
 
@@ -207,7 +215,7 @@ class TestStreams:
             else:
                 with pytest.raises(StreamInterruptedError):
                     next(stream)
-        assert not [record for record in caplog.records if record.name == call_span.__name__]
+        assert not [record for record in caplog.records if record.name == guard.__name__]
 
     def test_a_failure_in_mid_stream_is_kept_with_what_arrived(self, client: AgentTargetClient) -> None:
         with mlflow.start_span("mine"), pytest.raises(AgentError):
@@ -290,7 +298,7 @@ class TestWhatIsSent:
     )
     def test_wherever_the_trace_is_kept(self, trace_id: str, traceparent: str | None) -> None:
         span = SimpleNamespace(trace_id=trace_id, span_id="b" * 16)
-        assert call_span.CallSpan("a", span).context().get("traceparent") == traceparent
+        assert call_of(span).context().get("traceparent") == traceparent
 
     def test_a_workspace_is_not(self, scripted: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch) -> None:
         server = scripted(whole(ANSWER), describe=whole(AGENT))
@@ -323,7 +331,7 @@ TRACE = {"databricks_output": {"trace": {}}}
     ],
 )
 def test_only_what_nobody_but_the_trace_asked_for_is_hidden(event: Any, asked: bool, hidden: bool) -> None:
-    call = call_span.CallSpan("a", SimpleNamespace(trace_id="tr-1"))
+    call = call_of(SimpleNamespace(trace_id="tr-1"))
     if asked:
         call.request = tracing.TraceRequest(headers={"x-mlflow-return-trace-id": "true"}, asked=True)
     assert call.hides(event) is hidden
@@ -463,7 +471,7 @@ def test_a_trace_that_an_agents_server_keeps_elsewhere_is_only_named(
     assert tree(trace) == ["/mine", "/mine/agent"]
     assert span_named(trace, "agent").attributes.get("agent_trace_id") == named
     assert trace.info.token_usage == {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
-    assert not [record for record in caplog.records if record.name == call_span.__name__]
+    assert not [record for record in caplog.records if record.name == guard.__name__]
 
 
 def test_streams_that_nobody_observes_know_of_no_tracing(client: AgentTargetClient) -> None:
@@ -486,3 +494,97 @@ def test_agents_in_threads_of_one_server_keep_to_their_own_traces() -> None:
     if runs.get_context_api is not None:
         assert {len(tree(trace)) for trace in traces()} == {5}
         assert {trace.info.trace_id for trace in traces()} == set(own)
+
+
+def boom(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("tracing is broken")
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "starting a span": (mlflow, "start_span"),
+    "starting a stream's span": (mlflow, "start_span_no_context"),
+    "the active span": (mlflow, "get_current_active_span"),
+    "the store": (mlflow, "get_tracking_uri"),
+    "the session": (mlflow, "update_current_trace"),
+    "inputs": (LiveSpan, "set_inputs"),
+    "outputs": (LiveSpan, "set_outputs"),
+    "attributes": (LiveSpan, "set_attributes"),
+    "an attribute": (LiveSpan, "set_attribute"),
+    "an error": (LiveSpan, "record_exception"),
+    "the end": (LiveSpan, "end"),
+    "the trace in memory": (call_span, "trace_in_memory"),
+    "the trace that was stored": (call_span, "stored_trace"),
+    "the context": (agent_trace, "_context_api"),
+}
+STREAMED = events(
+    {"type": "response.output_item.done", "item": ANSWER["output"][0]},
+    {"type": "response.completed", "response": ANSWER},
+)
+WAYS: dict[str, Callable[[AgentTargetClient], str | None]] = {
+    "predict": lambda client: client.predict(endpoint="a", inputs="hi").output_text,
+    "stream": lambda client: client.predict_stream(endpoint="a", inputs="hi").get_final_response().output_text,
+    "evaluation": lambda client: client.to_predict_fn("a")(question="hi", mlflow_session_id="s").output_text,
+    "batch": lambda client: client.predict_batch("a", ["hi"], progress=False)[0].output_text,
+}
+
+
+@pytest.mark.parametrize(("where", "name"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_call_is_failed_by_its_trace(
+    way: str,
+    where: Any,
+    name: str,
+    scripted: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer = chunked([STREAMED]) if way == "stream" else whole(ANSWER)
+    server = scripted(answer, describe=whole({"name": "a", "task": "agent/v1/responses"}))
+    client = AgentTargetClient(server.target_uri)
+    autolog()
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr(where, name, boom)
+            for asked in (1, 2):
+                assert WAYS[way](client) == "Hi."
+                assert len(server.posts) == asked
+        ours = [record for record in caplog.records if "MLflow's tracing failed" in record.getMessage()]
+        assert len(ours) <= 1
+        assert mlflow.get_current_active_span() is None
+    finally:
+        autolog(disable=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_its_own_failure_is_the_calls(way: str, scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = scripted(whole({"message": "boom"}, 400), describe=whole({"name": "a", "task": "agent/v1/responses"}))
+    client = AgentTargetClient(server.target_uri)
+    for name in ("record_exception", "end"):
+        monkeypatch.setattr(LiveSpan, name, boom)
+    autolog()
+    try:
+        if way == "batch":
+            assert client.predict_batch("a", ["hi"], progress=False)[0].error == "AgentError"
+        else:
+            with pytest.raises(AgentError, match="boom"):
+                WAYS[way](client)
+        assert len(server.posts) == 1
+        assert mlflow.get_current_active_span() is None
+    finally:
+        autolog(disable=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_is_nested_deep_is_an_answer(way: str, scripted: Any) -> None:
+    deep: Any = "x"
+    for _ in range(800):
+        deep = [deep]
+    nested = {**ANSWER, "custom_outputs": {"deep": deep}}
+    event = events({"type": "response.completed", "response": nested})
+    answer = chunked([event]) if way == "stream" else whole(nested)
+    server = scripted(answer, describe=whole({"name": "a", "task": "agent/v1/responses"}))
+    autolog()
+    try:
+        assert WAYS[way](AgentTargetClient(server.target_uri)) == "Hi."
+    finally:
+        autolog(disable=True)
