@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_target.endpoints.access import Access
@@ -108,7 +110,9 @@ class AgentTargetClient(BatchScoring, EndpointManagement):
             return tracing.stream(agent, inputs, sends_context=self._access.sends_context)
         return agent.stream(inputs)
 
-    def to_predict_fn(self, endpoint: str | None = None) -> Callable[..., AgentResponse]:
+    def to_predict_fn(
+        self, endpoint: str | None = None, journal: str | os.PathLike[str] | None = None
+    ) -> Callable[..., AgentResponse]:
         """Return an endpoint as a function for `mlflow.genai.evaluate(predict_fn=...)`.
 
         It takes what a dataset's `inputs` hold, as keyword arguments: `input`, `messages`, or one field of text under
@@ -119,18 +123,27 @@ class AgentTargetClient(BatchScoring, EndpointManagement):
 
         Args:
             endpoint: As for `predict`.
+            journal: A file that answers are recorded in, so that an evaluation that was stopped goes on without asking
+                again what was answered. Rows that ask the same share one answer. It is open as long as the function is
+                there. None to ask each time.
 
         Returns:
             A function that returns what `predict` does, without `databricks_output`, and raises what `predict` does.
 
         Raises:
-            InvalidInputError: The name can't be used.
+            InvalidInputError: The name or the journal can't be used.
         """
         from mlflow_agent_target.evaluation import predict_fn
 
         agent = self._access.endpoint(None, endpoint)
         uri = f"endpoints:/{agent.name}" if agent.name else self._access.target.uri
-        return predict_fn(agent, uri, sends_context=self._access.sends_context)
+        return predict_fn(
+            agent,
+            uri,
+            sends_context=self._access.sends_context,
+            journal=None if journal is None else Path(journal),
+            target=self._access.routes.transport.base_url if journal is not None else "",
+        )
 
     def with_options(
         self,

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_target.batch.cells import request_of_fields
+from mlflow_agent_target.batch.memory import Memory, open_memory
 from mlflow_agent_target.endpoints.platform import ServingEndpoint
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.tracing import spans as tracing
+
+if TYPE_CHECKING:
+    from mlflow_agent_target.tracing.call_span import TraceRequest
 
 # The argument in which MLflow's ConversationSimulator passes the id of a conversation.
 _SESSION = "mlflow_session_id"
 _CHAT_TASK = "llm/v1/chat"
 
 
-def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) -> Callable[..., AgentResponse]:
+def predict_fn(
+    endpoint: tracing.Queryable, uri: str, *, sends_context: bool, journal: Path | None = None, target: str = ""
+) -> Callable[..., AgentResponse]:
     """Return an endpoint as a function of a dataset's fields. See `AgentTargetClient.to_predict_fn`.
 
     Args:
         endpoint: The endpoint.
         uri: The name that the evaluation's run records for it.
         sends_context: Whether its server is told of the trace.
+        journal: The file of answers that are not asked for again; None for none.
+        target: Where the endpoint is, for the journal.
     """
+    if journal is not None:
+        endpoint = _Remembering(endpoint, open_memory(journal, {"endpoint": endpoint.name, "target": target}))
 
     def predict(**fields: Any) -> AgentResponse:
         session = fields.pop(_SESSION, None)
@@ -49,6 +60,45 @@ def predict_fn(endpoint: tracing.Queryable, uri: str, *, sends_context: bool) ->
         return predict
     setattr(predict, AGENT_URI_ATTR, uri)
     return predict
+
+
+class _Remembering:
+    """An endpoint that is not asked again what it has answered."""
+
+    def __init__(self, endpoint: tracing.Queryable, memory: Memory) -> None:
+        self.name = endpoint.name
+        self.stream = endpoint.stream
+        self._endpoint = endpoint
+        self._memory = memory
+
+    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse:
+        return self._memory.answer(inputs, lambda: self._endpoint.query(inputs, trace))
+
+
+def is_answer(outputs: Any) -> bool:
+    """Return whether an agent answered: with text, with a call of a tool, or with a request for approval.
+
+    Args:
+        outputs: What it gave; None where the call failed.
+    """
+    if not isinstance(outputs, dict):
+        return bool(outputs)
+    answer = outputs if isinstance(outputs, AgentResponse) else AgentResponse(outputs)
+    return bool(answer.output_text.strip() or answer.tool_calls or answer.pending_approvals)
+
+
+def __getattr__(name: str) -> Any:
+    # A scorer of MLflow's, which mlflow-skinny knows nothing of.
+    if name != "answered":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mlflow.genai.scorers import scorer
+
+    @scorer(name="answered")
+    def answered(outputs: Any) -> bool:
+        return is_answer(outputs)
+
+    globals()[name] = answered
+    return answered
 
 
 def as_chat_completion(answer: AgentResponse, endpoint: str | None) -> AgentResponse:

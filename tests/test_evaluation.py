@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +20,21 @@ from mlflow.entities import Trace
 from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentResponse
 
-from mlflow_agent_target import AgentResponse, AgentTargetClient, InvalidInputError, RateLimitError, serve
+from mlflow_agent_target import (
+    AgentError,
+    AgentResponse,
+    AgentTargetClient,
+    InvalidInputError,
+    RateLimitError,
+    evaluation,
+    serve,
+)
 from mlflow_agent_target.batch.cells import request_of_fields
-from mlflow_agent_target.evaluation import as_chat_completion
+from mlflow_agent_target.evaluation import as_chat_completion, is_answer
 from mlflow_agent_target.server import LocalServer, runs
 from mlflow_agent_target.tracing import guard
 from tests.conftest import AGENTS, user
+from tests.counting_server import CountingServer
 from tests.scripted import ScriptedServer, whole
 from tests.tracing.conftest import AGENT, ANSWER, V2_TRACE, span_named, tree
 
@@ -407,3 +417,96 @@ class TestAsAChatModel:
         monkeypatch.setenv("AGENT_TARGET_INTERFACE", "nope")
         with pytest.raises(InvalidInputError, match="AGENT_TARGET_INTERFACE must be one of 'ResponsesAgent'"):
             AgentTargetClient("agent-target:http://127.0.0.1:1")
+
+
+class TestJournal:
+    """Answers that are not asked for again."""
+
+    @pytest.fixture
+    def client(self, counting: CountingServer) -> AgentTargetClient:
+        return AgentTargetClient(counting.target_uri)
+
+    def test_a_stopped_evaluation_goes_on(
+        self, client: AgentTargetClient, counting: CountingServer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "eval.db"
+        ask = client.to_predict_fn("instant", journal=path)
+        for question in QUESTIONS[:3]:
+            assert ask(question=question).output_text == f"answer to {question}"
+        del ask
+        ask = client.to_predict_fn("instant", journal=path)
+        again = [ask(question=question) for question in QUESTIONS]
+        assert [answer.output_text for answer in again] == [f"answer to {question}" for question in QUESTIONS]
+        assert again[0].usage == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+        assert counting.counts()["asked"] == dict.fromkeys(QUESTIONS, 1)
+
+    def test_what_failed_or_is_in_doubt_is_asked_again(self, scripted: Any, tmp_path: Path) -> None:
+        server = scripted(whole({"message": "no"}, 400), whole({"output": []}), describe=whole({"name": "a"}))
+        client = AgentTargetClient(server.target_uri)
+        ask = client.to_predict_fn("a", journal=tmp_path / "eval.db")
+        with pytest.raises(AgentError):
+            ask(question="one")
+        del ask
+        with pytest.raises(InvalidInputError, match="belongs to another batch"):
+            client.predict_batch("a", ["one"], journal=tmp_path / "eval.db")
+        ask = client.to_predict_fn("a", journal=tmp_path / "eval.db")
+        for _ in range(2):
+            assert ask(question="one")["output"] == []
+        assert len(server.posts) == 2
+
+    def test_threads_and_functions_share_what_is_known(
+        self, client: AgentTargetClient, counting: CountingServer, tmp_path: Path
+    ) -> None:
+        asks = [client.to_predict_fn("after-50", journal=tmp_path / "eval.db") for _ in range(2)]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: asks[n % 2](question=QUESTIONS[n % 4]).output_text, range(16)))
+        assert answers == [f"answer to {QUESTIONS[n % 4]}" for n in range(16)]
+        assert counting.counts()["asked"] == dict.fromkeys(QUESTIONS[:4], 1)
+        with pytest.raises(InvalidInputError, match=r"in use by another run|belongs to another"):
+            client.to_predict_fn("instant", journal=tmp_path / "eval.db")
+
+    @harness
+    def test_mlflow_asks_each_row_once_and_failing_rows_count(
+        self, client: AgentTargetClient, counting: CountingServer, tmp_path: Path
+    ) -> None:
+        from mlflow_agent_target.evaluation import answered
+
+        rows = [{"inputs": {"question": question}} for question in QUESTIONS]
+        rows += [{"inputs": {"a": "which", "b": "one?"}}] * 8
+        with own_experiment():
+            for _ in range(2):
+                ask = client.to_predict_fn("instant", journal=tmp_path / "eval.db")
+                metrics = mlflow.genai.evaluate(data=rows, predict_fn=ask, scorers=[answered]).metrics
+                assert metrics["answered/mean"] == 0.5
+                del ask
+            assert len([trace for trace in traces() if trace.info.state == "OK"]) >= 16
+        assert counting.counts()["asked"] == dict.fromkeys(QUESTIONS, 1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "is_one"),
+    [
+        (None, False),
+        ({}, False),
+        ({"output": []}, False),
+        (
+            {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": " "}]}]},
+            False,
+        ),
+        (
+            {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]}]},
+            True,
+        ),
+        ({"output": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]}, True),
+        ({"output": [{"type": "mcp_approval_request", "id": "m", "name": "f", "arguments": "{}"}]}, True),
+        ({"choices": [{"message": {"role": "assistant", "content": "x"}}]}, True),
+        ("text", True),
+    ],
+)
+def test_what_an_answer_is(outputs: Any, is_one: bool) -> None:
+    assert is_answer(outputs) == is_one
+
+
+def test_the_module_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        evaluation.other  # noqa: B018

@@ -46,6 +46,7 @@ DOORS = {
         "policy",
         "cells",
         "frames",
+        "memory",
         "tables",
         "journal",
         "progress",

@@ -11,7 +11,9 @@ From the bottom up:
     files.py       CSV, TSV, JSON lines, Parquet, read a record at a time
     tables.py      iterables, frames and files: the rows of a batch
     disk.py        whether SQLite can trust a file system; room for when the disk is full
+    sqlite.py      how SQLite's files are opened, and what its errors mean
     journal.py     SQLite: every row's state and outcome
+    memory.py      answers by what was asked, for evaluations
     progress.py    how a batch is getting on
     bar.py         shows it
     exports.py     pandas, JSON lines, CSV, Parquet: a file appears when it is whole

@@ -19,6 +19,7 @@ from typing import Any
 
 from mlflow_agent_target.batch.disk import Reserve, untrusted
 from mlflow_agent_target.batch.records import CLAIMED, COLUMNS, FAILED, IN_DOUBT, RELEASED, Claim, Known, Outcome
+from mlflow_agent_target.batch.sqlite import connect, unusable
 from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
 
 _APPLICATION_ID = 0x61676A6C  # "agjl", so that other databases are told from journals
@@ -73,7 +74,7 @@ class Journal:
         self.path = path
         self._durable = durable
         self._lock = threading.Lock()
-        self._connection = _connect(path)
+        self._connection = connect(path)
         try:
             self._open(run)
         except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # damaged files hold anything
@@ -154,6 +155,15 @@ class Journal:
             yield from map(Known._make, found)
             until = found[-1][0]
 
+    def response(self, position: int) -> str | None:
+        """Return the answer of a row, as JSON; None where there is none."""
+        try:
+            with self._lock:
+                found = self._connection.execute("SELECT response FROM rows WHERE position = ?", (position,)).fetchone()
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+        return None if found is None else found[0]
+
     def write(self, settled: Sequence[Outcome], released: Sequence[int], claimed: Sequence[Claim]) -> None:
         """Write all of this or nothing.
 
@@ -231,7 +241,7 @@ class Reader:
         """
         if not self._path.exists():
             raise InvalidInputError(f"The journal {str(self._path)!r} is not there any more.")
-        with contextlib.closing(_connect(self._path)) as connection:
+        with contextlib.closing(connect(self._path)) as connection:
             try:
                 return connection.execute(sql, values).fetchall()
             except sqlite3.Error as error:
@@ -246,7 +256,7 @@ def discard(path: Path) -> None:
     """
     if not path.exists():
         return
-    connection = _connect(path)
+    connection = connect(path)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
@@ -265,30 +275,3 @@ def delete(path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal", "-reserve"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{path}{suffix}")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        # Another process's lock is not waited for: it may run for hours. The path is absolute, since a file may be
-        # called ":memory:".
-        return sqlite3.connect(path.absolute(), timeout=0.0, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise unusable(path, error) from error
-
-
-def unusable(path: Path, error: Exception) -> InvalidInputError:
-    """Return the error that a journal can't be used, from what SQLite or Python says of it."""
-    said = str(error)
-    if "locked" in said:
-        what, advice = "is in use by another run", "Wait for that to end, or name another file."
-    elif "not a database" in said:
-        what, advice = "is no journal", "Name another file as the journal."
-    elif "unable to open" in said:
-        what, advice = "can't be opened", "Check that its folder exists and may be written to."
-    else:
-        what = f"is damaged, or can't be read ({said})"
-        advice = (
-            f"What it holds can be saved to a new file, which the same call then goes on with: sqlite3 '{path}' "
-            ".recover | sqlite3 NEW_FILE. With a file of another name all rows are asked again."
-        )
-    return InvalidInputError(f"The journal {str(path)!r} {what}. {advice}")
