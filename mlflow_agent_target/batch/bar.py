@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from mlflow_agent_target.batch.progress import Observer, Progress
+from mlflow_agent_target.batch.progress import LogLines, Observer, Progress
 
 
 @contextlib.contextmanager
@@ -15,13 +15,18 @@ def observer_for(progress: bool | Observer | None) -> Iterator[list[Observer]]:
     """Yield who is to be told of the progress: nobody, a bar, or the caller's own function.
 
     Args:
-        progress: What the caller asked for. None is a bar where somebody may be looking: in a terminal, in a notebook.
+        progress: What the caller asked for. None is a bar where somebody may be looking, in a terminal or a notebook,
+            and a log line a minute elsewhere.
     """
     if callable(progress):
         yield [progress]
         return
-    if progress is False or (progress is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):
+    if progress is False:
         yield []
+        return
+    if progress is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        with contextlib.closing(LogLines()) as lines:
+            yield [lines]
         return
     from tqdm.auto import tqdm
 
@@ -36,7 +41,11 @@ def observer_for(progress: bool | Observer | None) -> Iterator[list[Observer]]:
 def _show(bar: Any, progress: Progress) -> None:
     if bar.initial == 0 == bar.n and progress.earlier:
         bar.initial = bar.n = progress.earlier  # so that the rate is this run's
-    bar.total = progress.total
-    bar.set_postfix(failed=progress.failed, in_flight=f"{progress.in_flight}/{progress.concurrency}", refresh=False)
+    # A file whose rows are not counted has about as many as its part that is read lets expect.
+    bar.total = progress.total or (round(progress.done / progress.share_read) if progress.share_read else None)
+    shown = {"failed": progress.failed, "in_flight": f"{progress.in_flight}/{progress.concurrency}"}
+    if progress.waiting is not None:
+        shown["waiting"] = progress.waiting
+    bar.set_postfix(shown, refresh=False)
     bar.update(progress.done - bar.n)
     bar.refresh()

@@ -6,15 +6,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from mlflow_agent_target.batch.records import FAILED, Outcome
+from mlflow_agent_target.batch.records import FAILED, Outcome, cost
 
 _logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 0.25
+_SECONDS_BETWEEN_LINES = 60.0
 # The latest rows whose seconds are kept.
 _LATEST = 1000
 
@@ -26,14 +27,17 @@ class Progress:
     Attributes:
         done: Rows that have ended, well or not, those of earlier runs included.
         failed: How many of them failed in this run.
+        errors: How many failed with each class of errors.
         earlier: Rows that had ended in earlier runs, by the journal, and are not sent again.
         total: How many rows there are; None while that is not known.
         in_flight: Requests that are being answered.
         concurrency: The most requests in flight at present.
         seconds: Since the run began.
         waiting: Why requests are held back at present; None where they are not.
-        input_tokens, output_tokens: Tokens of this run's answers, as far as the agent counts them.
+        input_tokens, output_tokens: Tokens of this run's answers; None where the agent has counted none.
+        cost: What they cost; None where no price is known.
         latencies: Seconds that each of the latest rows took.
+        share_read: The part of a file of rows that has been read, from 0 to 1; None where that is not known.
     """
 
     done: int
@@ -44,23 +48,69 @@ class Progress:
     concurrency: int
     seconds: float
     waiting: str | None
-    input_tokens: int
-    output_tokens: int
-    latencies: Sequence[float]
+    input_tokens: int | None
+    output_tokens: int | None
+    latencies: Sequence[float] = field(repr=False)
+    errors: Mapping[str, int] = field(default_factory=dict)
+    cost: float | None = None
+    share_read: float | None = None
 
     @property
     def rows_per_second(self) -> float:
         """Rows that ended in each second of this run."""
         return (self.done - self.earlier) / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the end at this run's rate; None where that can't be told."""
+        ended = self.done - self.earlier
+        if not ended:
+            return None
+        if self.total is not None:
+            return (self.total - self.done) / self.rows_per_second
+        if not self.share_read:
+            return None
+        # Rows that were read and not yet ended are few.
+        return self.seconds * (1.0 - self.share_read) / self.share_read
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f" of {self.total}"
+        said = [f"{self.done}{of} rows", f"{self.rows_per_second:.1f} a second"]
+        if self.earlier:
+            said.insert(1, f"{self.earlier} of earlier runs")
+        if self.eta is not None and self.eta >= 1:
+            said.append(f"{clock(self.eta)} to go")
+        if self.failed:
+            kinds = ", ".join(
+                f"{count} {kind}" for kind, count in sorted(self.errors.items(), key=lambda kind: -kind[1])
+            )
+            said.append(f"{self.failed} failed" + (f" ({kinds})" if kinds else ""))
+        said.append(f"{self.in_flight} of {self.concurrency} in flight")
+        if self.input_tokens is not None or self.output_tokens is not None:
+            said.append(f"{(self.input_tokens or 0) + (self.output_tokens or 0)} tokens")
+        if self.cost is not None:
+            said.append(f"cost {self.cost:.4g}")
+        if self.waiting is not None:
+            said.append(f"waiting: {self.waiting}")
+        return ", ".join(said)
+
+
+def clock(seconds: float) -> str:
+    """Return a time as 0:42, 12:05 or 3:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
 
 class Tally:
     """Counts how rows end, in the scheduler's thread. What other threads read of it may be a moment old."""
 
-    def __init__(self) -> None:
+    def __init__(self, price_per_million: Sequence[float] | None = None) -> None:
         self.earlier = 0
-        self._done = self._failed = 0
-        self._input_tokens = self._output_tokens = self._total_tokens = 0
+        self._price_per_million = price_per_million
+        self._done = self._failed = self._total_tokens = 0
+        self._tokens: dict[str, int | None] = {"input": None, "output": None}
+        self._errors: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=_LATEST)
         self._started = time.monotonic()
 
@@ -69,8 +119,11 @@ class Tally:
         self._done += 1
         self._failed += outcome.state == FAILED
         self._total_tokens += outcome.total_tokens or 0
-        self._input_tokens += outcome.input_tokens or 0
-        self._output_tokens += outcome.output_tokens or 0
+        for kind, count in (("input", outcome.input_tokens), ("output", outcome.output_tokens)):
+            if count is not None:
+                self._tokens[kind] = (self._tokens[kind] or 0) + count
+        if outcome.error is not None:
+            self._errors[outcome.error] += 1
         if outcome.seconds is not None:
             self._latencies.append(outcome.seconds)
 
@@ -78,7 +131,9 @@ class Tally:
         """Return how many rows ended in this run, how many of them failed, and the tokens of its answers."""
         return self._done, self._failed, self._total_tokens
 
-    def progress(self, total: int | None, in_flight: int, concurrency: int, waiting: str | None) -> Progress:
+    def progress(
+        self, total: int | None, in_flight: int, concurrency: int, waiting: str | None, share_read: float | None = None
+    ) -> Progress:
         """Return how it goes."""
         return Progress(
             done=self.earlier + self._done,
@@ -89,13 +144,35 @@ class Tally:
             concurrency=concurrency,
             seconds=time.monotonic() - self._started,
             waiting=waiting,
-            input_tokens=self._input_tokens,
-            output_tokens=self._output_tokens,
+            input_tokens=self._tokens["input"],
+            output_tokens=self._tokens["output"],
             latencies=list(self._latencies),
+            errors=dict(self._errors),
+            cost=cost(self._tokens["input"], self._tokens["output"], self._price_per_million),
+            share_read=share_read,
         )
 
 
 Observer = Callable[[Progress], None]
+
+
+class LogLines:
+    """An observer that logs how it goes: a line a minute, and one at the end, at INFO."""
+
+    def __init__(self) -> None:
+        self._next = _SECONDS_BETWEEN_LINES
+        self._last: Progress | None = None
+
+    def close(self) -> None:
+        """Log how it ended."""
+        if self._last is not None:
+            _logger.info("%s", self._last)
+
+    def __call__(self, progress: Progress) -> None:
+        self._last = progress
+        if progress.seconds >= self._next:
+            self._next = progress.seconds + _SECONDS_BETWEEN_LINES
+            _logger.info("%s", progress)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,10 @@ def run(
             signals = Signals()
             scheduler = Scheduler(query, record, options, on_stop=signals.break_off)
             tasks = signals.each(_to_send(rows, record, scheduler.tally, options))
-            with signals.handled(scheduler.interrupt), watching(lambda: scheduler.progress(rows.size), observers):
+            with (
+                signals.handled(scheduler.interrupt),
+                watching(lambda: scheduler.progress(rows.size, rows.share_read), observers),
+            ):
                 _drive(scheduler, tasks)
         finally:
             record.close()
@@ -70,7 +73,7 @@ def run(
             path,
             is_temporary=journal is None,
             seconds=time.monotonic() - started,
-            sent=scheduler.sent,
+            sent=scheduler.tally.spent()[0],
             stopped=scheduler.stopped,
             price_per_million=options.price_per_million,
             index=rows.index,

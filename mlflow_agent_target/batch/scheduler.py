@@ -51,7 +51,6 @@ class Scheduler:
     Attributes:
         error: What is to be raised at the end; None where nothing is.
         stopped: Why it ended before all rows were sent; None where it did not.
-        sent: How many requests were sent, all attempts counted.
     """
 
     def __init__(
@@ -59,8 +58,7 @@ class Scheduler:
     ) -> None:
         self.error: BaseException | None = None
         self.stopped: str | None = None
-        self.sent = 0
-        self.tally = Tally()
+        self.tally = Tally(options.price_per_million)
         self._journal = journal
         self._options = options
         self._policy = FailurePolicy(options)
@@ -133,10 +131,11 @@ class Scheduler:
         while self._thread.is_alive():
             self._thread.join(1.0)
 
-    def progress(self, total: int | None) -> Progress:
-        """Return how it goes."""
-        waiting = self._limiter.waiting(time.monotonic())
-        return self.tally.progress(total, self._limiter.in_flight, self._limiter.concurrency, waiting)
+    def progress(self, total: int | None, share_read: float | None) -> Progress:
+        """Return how it goes, of so many rows, or of a file of which that part is read."""
+        limiter = self._limiter
+        waiting = limiter.waiting(time.monotonic())
+        return self.tally.progress(total, limiter.in_flight, limiter.concurrency, waiting, share_read)
 
     # The scheduler's thread.
 
@@ -268,7 +267,6 @@ class Scheduler:
             task.sent_at = now
             task.first_sent = task.first_sent or now
             self._workers.put(task)
-        self.sent += len(tasks)
 
     def _next_task(self, now: float) -> Task | None:
         if self._retries and self._retries[0][0] <= now:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import mlflow
@@ -47,6 +48,48 @@ def test_a_run_shows_the_batch(is_active: bool, counting: CountingServer) -> Non
 
 
 FIGURES = ("latency", "throughput", "concurrency", "errors")
+
+
+def test_a_second_batch_in_a_run_shows_its_own_numbers(counting: CountingServer) -> None:
+    client = AgentTargetClient(counting.target_uri)
+    with mlflow.start_run() as run:
+        client.predict_batch("instant", [f"row {n}" for n in range(40)], price_per_million=(1.0, 1.0))
+        client.predict_batch("after-10", ["row 1", None, "row 3"], concurrency=2, price_per_million=(1e6, 0.0))
+        client.predict_batch("instant", ["row 1"])
+    params, metrics, _ = logged(run.info.run_id)
+    assert (params["batch.endpoint"], params["batch_2.endpoint"]) == ("instant", "after-10")
+    assert (params["batch.concurrency"], params["batch_2.concurrency"]) == ("adaptive", "2")
+    assert "batch_3.endpoint" not in params
+    assert (metrics["batch/rows_done"], metrics["batch/ok"], metrics["batch/failed"]) == (1, 1, 0)
+    assert (metrics["batch/total_tokens"], metrics["batch/errors/InvalidInputError"]) == (7, 1)
+    assert metrics["batch/cost"] == 6.0  # of the second: two answers of three tokens
+    table = mlflow.load_table("batch/results.json", run_ids=[run.info.run_id])
+    assert list(table["output_text"]) == ["answer to row 1"]
+
+
+def test_a_tracking_server_that_is_slow_or_gone_holds_up_little(
+    counting: CountingServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = AgentTargetClient(counting.target_uri)
+    released = threading.Event()
+    monkeypatch.setattr("mlflow_agent_target.batch.mlflow_run._SECONDS_AT_THE_END", 0.3)
+    with mlflow.start_run():
+        with monkeypatch.context() as slow:
+            slow.setattr(mlflow.MlflowClient, "get_run", lambda *_: released.wait(60))
+            results = client.predict_batch("instant", ["row 1"])
+            released.set()
+        assert [row.status for row in results] == ["ok"]
+        assert any("tracking server is slow" in record.getMessage() for record in caplog.records)
+        caplog.clear()
+        with monkeypatch.context() as gone:
+            for name in ("log_batch", "log_table", "log_figure"):
+                gone.setattr(mlflow.MlflowClient, name, broken)
+            assert client.predict_batch("instant", ["row 1"]).summary()["ok"] == 1
+        assert sum("could not be logged to MLflow: gone" in record.getMessage() for record in caplog.records) >= 3
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise ConnectionError("gone")
 
 
 def test_nothing_is_logged_unasked(counting: CountingServer) -> None:

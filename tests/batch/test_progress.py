@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from typing import Any
 
 import pytest
 
 from mlflow_agent_target import AgentTargetClient
-from mlflow_agent_target.batch.progress import Progress, Tally, watching
+from mlflow_agent_target.batch.progress import LogLines, Progress, Tally, watching
 from mlflow_agent_target.batch.records import FAILED, OK, Claim, Outcome
 from tests.counting_server import CountingServer
 
@@ -30,6 +32,69 @@ def test_what_a_batch_comes_to_is_counted() -> None:
 def test_no_time_is_no_rate() -> None:
     progress = Progress(3, 0, 1, None, 0, 1, 0.0, None, 0, 0, [])
     assert progress.rows_per_second == 0.0
+
+
+def of(**given: Any) -> Progress:
+    plain: dict[str, Any] = {
+        **{"done": 50, "failed": 0, "earlier": 0, "total": 200, "in_flight": 3, "concurrency": 8, "seconds": 10.0},
+        **{"waiting": None, "input_tokens": None, "output_tokens": None, "latencies": [0.5] * 1000},
+    }
+    return Progress(**{**plain, **given})
+
+
+SAID: dict[str, tuple[dict[str, Any], str]] = {
+    "a batch": ({}, "50 of 200 rows, 5.0 a second, 0:30 to go, 3 of 8 in flight"),
+    "one that goes on": (
+        {"earlier": 30},
+        "50 of 200 rows, 30 of earlier runs, 2.0 a second, 1:15 to go, 3 of 8 in flight",
+    ),
+    "one of hours": ({"seconds": 2400.0}, "50 of 200 rows, 0.0 a second, 2:00:00 to go, 3 of 8 in flight"),
+    "one at its end": ({"done": 200, "in_flight": 0}, "200 of 200 rows, 20.0 a second, 0 of 8 in flight"),
+    "one of unknown length": ({"total": None}, "50 rows, 5.0 a second, 3 of 8 in flight"),
+    "a file": ({"total": None, "share_read": 0.25}, "50 rows, 5.0 a second, 0:30 to go, 3 of 8 in flight"),
+    "a start": ({"done": 0}, "0 of 200 rows, 0.0 a second, 3 of 8 in flight"),
+    "failures": (
+        {"failed": 5, "errors": {"AgentError": 1, "RateLimitError": 4}},
+        "50 of 200 rows, 5.0 a second, 0:30 to go, 5 failed (4 RateLimitError, 1 AgentError), 3 of 8 in flight",
+    ),
+    "tokens and their cost": (
+        {"input_tokens": 30, "output_tokens": 12, "cost": 0.123456},
+        "50 of 200 rows, 5.0 a second, 0:30 to go, 3 of 8 in flight, 42 tokens, cost 0.1235",
+    ),
+    "a pause": (
+        {"waiting": "the endpoint's rate limit (429)"},
+        "50 of 200 rows, 5.0 a second, 0:30 to go, 3 of 8 in flight, waiting: the endpoint's rate limit (429)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), SAID.values(), ids=SAID)
+def test_it_is_said_in_a_line(given: dict[str, Any], said: str) -> None:
+    progress = of(**given)
+    assert str(progress) == said
+    assert len(repr(progress)) < 500
+
+
+def test_failures_tokens_and_cost_are_counted() -> None:
+    tally = Tally((1.0, 2.0))
+    nothing = tally.progress(None, 0, 1, None)
+    assert (nothing.input_tokens, nothing.output_tokens, nothing.cost, nothing.errors) == (None, None, None, {})
+    tally.ended(Outcome(*CLAIM, FAILED, error="AgentError"))
+    tally.ended(Outcome(*CLAIM, OK, input_tokens=10, output_tokens=0, total_tokens=10))
+    some = tally.progress(None, 0, 1, None)
+    assert (some.input_tokens, some.output_tokens, some.cost, some.errors) == (10, 0, 1e-5, {"AgentError": 1})
+    assert tally.spent() == (2, 1, 10)
+
+
+def test_a_line_a_minute_is_logged_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="mlflow_agent_target")
+    lines = LogLines()
+    for seconds in range(0, 200, 5):
+        lines(of(seconds=float(seconds), done=seconds))
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["60", "120", "180"]
+    lines.close()
+    assert caplog.records[-1].getMessage().startswith("195 of 200")
+    LogLines().close()
 
 
 def test_only_the_latest_rows_are_kept_in_mind() -> None:

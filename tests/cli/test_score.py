@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import pandas
 import pytest
 from click.testing import CliRunner, Result
 
+from mlflow_agent_target import BatchResult
+from mlflow_agent_target.batch.journal import Journal
+from mlflow_agent_target.batch.records import FAILED, Outcome
 from mlflow_agent_target.cli import commands
+from mlflow_agent_target.cli.score import _default_target, _show_errors
 from tests.counting_server import CountingServer
 
 
@@ -51,6 +57,68 @@ def test_the_command_says_when_rows_failed(score: Any, tmp_path: Path) -> None:
     result = score("--input", "q.jsonl", "--output", "a.jsonl")
     assert result.exit_code == 1
     assert '"failed": 1' in result.stderr
+    said = "1 rows failed with InvalidInputError, such as row 20, id 99: The row asks nothing: its 'question' is empty."
+    assert said in result.stderr
+
+
+def test_only_the_commonest_errors_are_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db", {})
+    kinds = ["A", "B", "B", "C", "C", "C", "D", "D", "D", "D"]
+    outcomes = [Outcome(n, b"", "null", None, FAILED, error=kind, error_message="x") for n, kind in enumerate(kinds)]
+    journal.write(outcomes, [], [])
+    journal.close()
+    result = BatchResult(tmp_path / "j.db")
+    _show_errors(result, result.summary()["errors"])
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in said] == [
+        "4 rows failed with D",
+        "3 rows failed with C",
+        "2 rows failed with B",
+        "1 more kinds of errors are in the results.",
+    ]
+
+
+def test_a_ceiling_is_told_and_the_same_command_goes_on(score: Any, tmp_path: Path) -> None:
+    with (tmp_path / "q.jsonl").open("a", encoding="utf-8") as file:
+        file.write('\n{"question": null}' * 20)
+    given = ["--input", "q.jsonl", "--output", "a.csv", "--concurrency", "1", "--price-per-million", "1", "2.5"]
+    result = score(*given, "--max-failures", "10%")
+    assert result.exit_code == 1
+    assert "Stopped before all rows were sent (max_failures=0.1: 3 of 23 rows failed)" in result.stderr
+    assert '"cost": 0.00026' in result.stderr
+    assert len(pandas.read_csv(tmp_path / "a.csv")) == 23
+    assert score(*given, "--max-failures", "40").exit_code == 1
+    assert len(pandas.read_csv(tmp_path / "a.csv")) == 40
+    stopped = score("--input", "q.jsonl", "--output", "b.csv", "--concurrency", "1", "--max-tokens", "20")
+    assert "max_tokens=20" in stopped.stderr
+
+
+def test_standard_input_and_output(counting: CountingServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", counting.target_uri)
+    arguments = ["score", "-e", "instant", "-i", "-", "-o", "-", "--keep-columns"]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("agent-target"), *arguments],
+        input='{"id": 7, "input": "row 7", "note": "n"}\n"row 8"\n',
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["output_text"] for answer in answers] == ["answer to row 7", "answer to row 8"]
+    assert (answers[0]["id"], answers[0]["note"]) == (7, "n")
+    assert "2 of 2 rows" in done.stderr or "2 rows" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "target"), [("databricks", "agent-target"), ("agent-target://prod", None), ("", "agent-target")]
+)
+def test_the_target_is_the_environments_where_it_is_ours(
+    named: str, target: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_DEPLOYMENTS_TARGET", named)
+    assert _default_target() == (target or named)
 
 
 def test_the_command_shows_what_it_would_send(score: Any, counting: CountingServer, tmp_path: Path) -> None:
@@ -71,10 +139,13 @@ def test_the_command_shows_what_it_would_send(score: Any, counting: CountingServ
     [
         (["--input", "none.csv", "--output", "a.jsonl"], "There is no file"),
         (["--input", "q.jsonl"], "--output must name"),
-        (["--input", "q.jsonl", "--output", "a.xlsx"], "--output must name"),
+        (["--input", "q.jsonl", "--output", "a.xlsx"], "name a file of .jsonl"),
+        (["--input", "q.xlsx", "--output", "a.jsonl"], "name a file of .csv"),
+        (["--input", "q.jsonl", "--output", "a.jsonl", "--max-failures", "many"], "neither a number of rows nor"),
+        (["--input", "q.jsonl", "--output", "a.jsonl", "--max-failures", "0"], "max_failures must be"),
         (["--input", "q.jsonl", "--output", "./q.jsonl"], "must be another file"),
         (["--input", "q.jsonl", "--output", "a.jsonl", "--journal", "a.jsonl"], "must be another file"),
-        (["--input", "q.jsonl", "--output", "none/a.jsonl"], "There is no folder"),
+        (["--input", "q.jsonl", "--output", "none/a.jsonl"], "can't be written: No such file"),
         (["--input", "q.jsonl", "--output", "a.jsonl", "--target", "nope"], "not one of this package's"),
         (["--input", "q.jsonl", "--output", "a.jsonl", "--journal", "q.jsonl", "--restart"], "is no journal"),
         (["--input", "q.jsonl", "--output", "a.jsonl", "--concurrency", "0"], "concurrency must be"),
