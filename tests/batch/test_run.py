@@ -329,7 +329,7 @@ def test_a_full_disk_stops_the_run_in_order(
     from mlflow_agent_target.batch import journal as journal_module
 
     path = tmp_path / "j.db"
-    connect = journal_module._connect
+    connect = journal_module.connect
 
     def small(path: Path) -> Any:
         connection = connect(path)
@@ -337,7 +337,7 @@ def test_a_full_disk_stops_the_run_in_order(
         return connection
 
     with monkeypatch.context() as patched:
-        patched.setattr(journal_module, "_connect", small)
+        patched.setattr(journal_module, "connect", small)
         with pytest.raises(AgentTargetError, match="database or disk is full"):
             agent.predict_batch("instant", questions(2000), concurrency=8, journal=path)
     states = [state for (state,) in Reader(path).select("SELECT state FROM rows")]
