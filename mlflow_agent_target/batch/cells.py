@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from ast import literal_eval
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -140,6 +141,8 @@ def row_of(
     id_column = id_column or ID
     nulls: Nulls = "drop" if is_arrow else "drop_in_structs"
     id_ = plain(record.get(id_column))
+    if is_text and isinstance(id_, str) and id_.isdecimal() and str(int(id_)) == id_:
+        id_ = int(id_)  # as any other holder of the same record has it
     kept = {name: _kept(value) for name, value in record.items() if name != id_column} if keeps else None
     if column is None:
         found = [name for name in _INPUT_COLUMNS if name in record]
@@ -160,7 +163,7 @@ def row_of(
         if name in SETTINGS and not _is_missing(cell):
             try:
                 settings[name] = _setting(name, cell) if is_text else cell
-            except ValueError:
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
                 return Row(id_, InvalidInputError(f"The row's {name!r} can't be read: {cell!r:.80}."), kept)
     try:
         return Row(id_, _request(asked, column, settings), kept)
@@ -220,12 +223,15 @@ def _setting(name: str, text: Any) -> Any:
     """Return a setting that a table of text holds.
 
     Raises:
-        ValueError: It is no such setting.
+        ValueError, SyntaxError: It is no such setting.
     """
     if not isinstance(text, str):
         return text
     if name in _STRUCTURED or (name in _TEXT_OR_STRUCTURED and text.lstrip()[:1] in ("{", "[")):
-        value = json.loads(text)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = literal_eval(text)  # what str() and pandas write of dicts and lists
         if name in _STRUCTURED and not isinstance(value, (dict, list)):
             raise ValueError(name)
         return value

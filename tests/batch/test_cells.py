@@ -248,6 +248,7 @@ def test_unknown_columns_are_told_of() -> None:
 TEXT_SETTINGS: dict[str, tuple[str, str, Any]] = {
     "a dict": ("custom_inputs", '{"k": 1}', {"k": 1}),
     "a list": ("tools", "[]", []),
+    "a dict as Python writes it": ("custom_inputs", "{'k': True, 'l': None}", {"k": True, "l": None}),
     "a whole number": ("max_output_tokens", "7", 7),
     "a number": ("temperature", "0.5", 0.5),
     "true": ("store", "True", True),
@@ -274,6 +275,14 @@ def test_settings_that_cannot_be_read_make_a_bad_row(name: str, text: str) -> No
     row = row_of({"input": "one", name: text}, None, None, is_text=True)
     with pytest.raises(InvalidInputError, match=f"The row's '{name}' can't be read"):
         raise row.inputs
+
+
+@pytest.mark.parametrize(
+    ("text", "id_"), [("7", 7), ("0", 0), ("007", "007"), ("-7", "-7"), ("C1", "C1"), ("7.0", "7.0")]
+)
+def test_an_id_of_digits_is_a_number_as_elsewhere(text: str, id_: Any) -> None:
+    assert row_of({"input": "one", "id": text}, None, None, is_text=True).id == id_
+    assert row_of({"input": "one", "id": text}, None, None).id == text
 
 
 def test_what_the_result_carries_is_plain() -> None:

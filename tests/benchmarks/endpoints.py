@@ -20,7 +20,7 @@ from tests.batch.cases import CASES
 from tests.batch.simulated import Endpoint
 
 # A request may be on its way when a refusal asks to wait.
-_ON_ITS_WAY_SECONDS = 0.05
+_ON_ITS_WAY_SECONDS = 0.25
 
 
 class State:
