@@ -213,7 +213,8 @@ class Scheduler:
         if decision.is_released:
             self._released.append(task.claim.position)
         if decision.fails_the_row:
-            self._settle(error_outcome(task.claim, error, task.attempts, now - task.sent_at))
+            sent = task.attempts - (end.kind is End.NEVER_LEFT)
+            self._settle(error_outcome(task.claim, error, sent, now - task.sent_at))
         if decision.wait is not None:
             _logger.info("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
             heapq.heappush(self._retries, (now + decision.wait, next(self._number), task, error))

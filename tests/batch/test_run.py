@@ -99,6 +99,7 @@ def test_rows_that_cannot_be_sent_fail_alone(
         results = agent.predict_batch("instant", ["good", *bad, nan, "fine"], journal=tmp_path / "j.db")
         assert [row.status for row in results] == ["ok", *["failed"] * 8, "ok"]
         assert {row.error for row in results.failed} == {"InvalidInputError"}
+        assert {row.attempts for row in results.failed} == {0}
         assert "custom_inputs.k is nan" in (results[8].error_message or "")
     assert counting.counts()["asked"] == {"good": 1, "fine": 1}
 
