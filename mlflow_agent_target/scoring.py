@@ -52,8 +52,11 @@ class BatchScoring:
 
         Args:
             endpoint: As for `predict`.
-            inputs: Any iterable of what `predict` takes (a generator is read as rows are sent), a pandas DataFrame or
-                Series, an evaluation dataset, or the name of a CSV, JSONL or Parquet file.
+            inputs: Any iterable of what `predict` takes or of records with it (a generator is read as rows are sent), a
+                DataFrame of pandas, polars or Spark, an Arrow table, a Series, an evaluation dataset, or the name of a
+                file: .csv, .tsv, .jsonl, .ndjson (each also .gz), .parquet, or a folder of Parquet. The same record is
+                the same request and id in all of them. Its settings (`custom_inputs`, `context`, ...) go along; no other
+                column is sent.
             concurrency: The most requests in flight. None to find out what the endpoint bears, 192 at most.
             journal: A file that every row is recorded in before it is sent and when it has ended, so that the same call
                 goes on where an earlier one stopped, however that ended: rows that are ok are not sent again, failed
@@ -76,7 +79,7 @@ class BatchScoring:
                 is called from time to time with how it goes.
             mlflow_run: True to log to the active MLflow run, or to one of its own. None for only to one that is active,
                 False for none.
-            column: The column of a frame or file that holds a row's inputs. None for `input`, `messages` or `inputs`.
+            column: The column of the records that holds a row's inputs. None for `input`, `messages` or `inputs`.
             id_column: The column whose value is kept as the row's `id`. None for `id`, where there is one.
             keep_columns: Whether results carry the columns of their rows' records, the question among them. None for
                 where the inputs are a frame or Parquet.

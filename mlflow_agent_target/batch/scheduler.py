@@ -224,7 +224,8 @@ class Scheduler:
     def _settle(self, outcome: Outcome) -> None:
         self.tally.ended(outcome)
         self._settled.append(outcome)
-        if not self._stopping and (why := self._options.enough(*self.tally.spent())) is not None:
+        is_last = self._all_read and not self._ready and not self._retries and not self._limiter.in_flight
+        if not self._stopping and not is_last and (why := self._options.enough(*self.tally.spent())) is not None:
             self.stopped = why
             _logger.warning("Nothing more is sent. %s.", why)
             self._stop_reading()

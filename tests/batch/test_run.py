@@ -624,6 +624,7 @@ CEILINGS: dict[str, tuple[dict[str, Any], list[Any], int, str | None]] = {
     "so many failures": ({"max_failures": 3}, [None] * 40, 3, "max_failures=3: 3 of 3 rows failed"),
     "a share of failures": ({"max_failures": 0.5}, [None] * 40, 20, "max_failures=0.5: 20 of 20 rows failed"),
     "a share that is not reached": ({"max_failures": 0.5}, [None, "a", "b"] * 10, 30, None),
+    "so many, in the last row": ({"max_failures": 3}, [None] * 3, 3, None),
     "fewer failures": ({"max_failures": 3}, ["a", None, "b", None], 4, None),
     "so many tokens": ({"max_tokens": 20}, ["a"] * 40, 3, "max_tokens=20: the answers of 3 rows have 21 tokens"),
     "fewer tokens": ({"max_tokens": 22}, ["a"] * 3, 3, None),
