@@ -52,11 +52,11 @@ class BatchScoring:
 
         Args:
             endpoint: As for `predict`.
-            inputs: Any iterable of what `predict` takes, or of records with it (a generator is read as rows are
-                sent), a DataFrame of pandas, polars or Spark, an Arrow table, a Series, an evaluation dataset, or the name of a
-                file: .csv, .tsv, .jsonl, .ndjson (each also .gz), .parquet, or a folder of Parquet. The same record is
-                the same request and id in all of them. Its settings (`custom_inputs`, `context`, ...) go along; no other
-                column is sent.
+            inputs: Any iterable of what `predict` takes, or of records with it (a generator is read as rows are sent),
+                a DataFrame of pandas, polars or Spark, an Arrow table, a Series, an evaluation dataset, or the name of
+                a file: .csv, .tsv, .jsonl, .ndjson (each also .gz), .parquet, or a folder of Parquet. The same record
+                is the same request and id in all of them. Its settings (`custom_inputs`, `context`, ...) go along; no
+                other column is sent.
             concurrency: The most requests in flight. None to find out what the endpoint bears, 192 at most.
             journal: A file that every row is recorded in before it is sent and when it has ended, so that the same call
                 goes on where an earlier one stopped, however that ended: rows that are ok are not sent again, failed
