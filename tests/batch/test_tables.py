@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 import pandas
+import polars
 import pyarrow
 import pytest
 
@@ -159,7 +160,7 @@ class SparkRow:
 
 
 def polars_frame() -> Any:
-    return pytest.importorskip("polars").DataFrame([RECORD])
+    return polars.DataFrame([RECORD])
 
 
 HOLDERS: dict[str, Any] = {
