@@ -84,7 +84,7 @@ def encode_json(payload: Any) -> bytes:
         InvalidInputError: It holds a value that JSON can't say; the error names its path.
     """
     try:
-        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
+        return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise not_json(payload) from error
 
@@ -111,7 +111,7 @@ _ADVICE = {
 }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a mapping as a dict, and numpy's and pandas' numbers and arrays as Python's, without importing either."""
     if isinstance(value, Mapping):
         return dict(value)
@@ -128,7 +128,7 @@ def _json_problem(value: Any, path: str = "", parents: tuple[int, ...] = ()) -> 
     parents = (*parents, id(value))
     if not isinstance(value, (dict, list, tuple, str, int, float)):
         with contextlib.suppress(TypeError):
-            value = _plain(value)
+            value = plain(value)
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

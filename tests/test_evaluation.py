@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from mlflow.entities import Trace
 from mlflow.pyfunc import ResponsesAgent
@@ -464,6 +465,25 @@ class TestJournal:
         assert counting.counts()["asked"] == dict.fromkeys(QUESTIONS[:4], 1)
         with pytest.raises(InvalidInputError, match=r"in use by another run|belongs to another"):
             client.to_predict_fn("instant", journal=tmp_path / "eval.db")
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            [np.int64(1), np.int64(2)],
+            [np.array([1]), np.array([2])],
+            [MappingProxyType({"n": 1}), MappingProxyType({"n": 2})],
+            [1, True, 1.0],
+        ],
+        ids=["numbers of numpy's", "arrays", "mappings", "what Python takes for equal"],
+    )
+    def test_questions_that_differ_share_no_answer(self, values: list[Any], scripted: Any, tmp_path: Path) -> None:
+        answers = [whole({"output": [], "n": number}) for number in range(len(values))]
+        server = scripted(*answers, describe=whole({"name": "a"}))
+        ask = AgentTargetClient(server.target_uri).to_predict_fn("a", journal=tmp_path / "eval.db")
+        for _ in range(2):
+            given = [ask(question="one", custom_inputs={"k": value})["n"] for value in values]
+            assert given == list(range(len(values)))
+        assert len(server.posts) == len(values)
 
     @harness
     def test_mlflow_asks_each_row_once_and_failing_rows_count(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from mlflow_agent_target.errors import AgentTargetError, InvalidInputError, InvalidResponseError
 from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.text import plain
 
 # The states of a row. A row of which the journal says nothing was never sent.
 OK = "ok"
@@ -197,7 +198,12 @@ def _described(value: Any) -> Any:
     if isinstance(value, AgentTargetError):
         return str(value)
     dump = getattr(value, "model_dump", None) or getattr(value, "to_dict", None)
-    return dump() if callable(dump) else type(value).__name__
+    if callable(dump):
+        return dump()
+    try:
+        return plain(value)  # what is sent of numpy's and pandas' values must tell them apart, too
+    except TypeError:
+        return type(value).__name__
 
 
 def _id_text(id_: Any) -> str:
