@@ -81,6 +81,8 @@ class CallSpan:
     @forgiving(nothing)
     def leave(self, error: BaseException | None = None) -> None:
         """End the span that was entered, with the error that the call ended in."""
+        if error is not None and not isinstance(error, Exception) and self._span is not None:
+            self._write("set_status", "ERROR")  # of Ctrl-C, MLflow would say that all went well
         if self._leave is not None:
             self._leave.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
@@ -116,9 +118,9 @@ class CallSpan:
         """Record an answer, and bring the agent's trace home."""
         if self._otel_trace_id is None:  # not recorded: tracing is off, or the trace was not sampled
             return
-        self._span.set_outputs({key: value for key, value in response.items() if key != "databricks_output"})
+        self._write("set_outputs", {key: value for key, value in response.items() if key != "databricks_output"})
         facts = {"endpoint": self._endpoint, "request_id": response.request_id, **seconds}
-        self._span.set_attributes({key: value for key, value in facts.items() if value is not None})
+        self._write("set_attributes", {key: value for key, value in facts.items() if value is not None})
         has_usage = False
         try:
             has_usage = self._bring_home(response)
@@ -133,11 +135,11 @@ class CallSpan:
         """Close the span of a stream with an error."""
         if self._span is None:
             return
-        try:
-            if isinstance(error, Exception):
-                self._span.record_exception(error)
-        finally:
-            self._span.end(status="ERROR")
+        if isinstance(error, Exception):
+            self._write("record_exception", error)
+            self._write("end", status=_status(error))
+        else:
+            self._write("end", status="ERROR")
 
     @forgiving(bool)
     def hides(self, event: Mapping[str, Any]) -> bool:
@@ -173,6 +175,11 @@ class CallSpan:
         """Let the next traced call close the span, since the stream was dropped without being closed. Takes no lock."""
         _dropped.append(functools.partial(self.ended, stream, answer, None, True, time.time_ns()))
 
+    @forgiving(nothing)
+    def _write(self, method: str, *values: Any, **more: Any) -> None:
+        """Call a method of the span. Where this fails, what comes after it is recorded all the same."""
+        getattr(self._span, method)(*values, **more)
+
     def _bring_home(self, response: AgentResponse) -> bool:
         """Copy the agent's spans below this one, and return whether they say how many tokens were used."""
         if response.trace:
@@ -206,6 +213,12 @@ class CallSpan:
             if pending is not None:
                 return True
         return stored_trace(trace.trace_id) is not None
+
+
+def _status(error: Exception) -> Any:
+    from mlflow.entities import SpanStatus
+
+    return SpanStatus("ERROR", f"{type(error).__name__}: {error}")
 
 
 def end_dropped() -> None:

@@ -32,6 +32,7 @@ from mlflow_agent_target import (
     autolog,
     serve,
 )
+from mlflow_agent_target.endpoints.endpoint import Endpoint
 from mlflow_agent_target.server import LocalServer, runs
 from mlflow_agent_target.tracing import agent_trace, call_span, guard
 from mlflow_agent_target.tracing import spans as tracing
@@ -588,3 +589,55 @@ def test_an_answer_that_is_nested_deep_is_an_answer(way: str, scripted: Any) -> 
         assert WAYS[way](AgentTargetClient(server.target_uri)) == "Hi."
     finally:
         autolog(disable=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_can_not_be_recorded_takes_nothing_else_along(way: str, scripted: Any) -> None:
+    deep: Any = "end"
+    for _ in range(800):
+        deep = [deep]
+    sent = {**ANSWER, "custom_outputs": {"deep": deep}, "databricks_output": {"trace": remote_trace()}}
+    done = {"type": "response.completed", "response": sent}
+    server = scripted(chunked([events(done)]) if way == "stream" else whole(sent), describe=whole(AGENT))
+    autolog()
+    try:
+        assert WAYS[way](AgentTargetClient(server.target_uri)) == "Hi."
+    finally:
+        autolog(disable=True)
+    (trace,) = traces()
+    span = span_named(trace, "a")
+    assert span.outputs is None
+    assert span.attributes["endpoint"] == "a"
+    assert tree(trace) == ["/a", "/a/agent", "/a/agent/tool", "/a/agent/tool/model"]
+    assert trace.info.token_usage == {"input_tokens": 50, "output_tokens": 20, "total_tokens": 70}
+
+
+@pytest.mark.parametrize("name", ["record_exception", "set_status", None])
+@pytest.mark.parametrize("way", ["predict", "stream"])
+def test_a_span_says_what_failed(way: str, name: str | None, scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = scripted(whole({"message": "no such customer"}, 400), describe=whole(AGENT))
+    with mlflow.start_span("mine"), monkeypatch.context() as broken:
+        if name is not None:
+            broken.setattr(LiveSpan, name, boom)
+        with pytest.raises(AgentError, match="no such customer"):
+            WAYS[way](AgentTargetClient(server.target_uri))
+    if name is None:
+        (trace,) = traces()
+        status = span_named(trace, "a").status
+        assert status.status_code == "ERROR"
+        assert "AgentError: " in status.description
+        assert "no such customer" in status.description
+
+
+@pytest.mark.parametrize("way", ["predict", "stream"])
+def test_ctrl_c_is_no_success(way: str, scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    client = AgentTargetClient(scripted(whole(ANSWER), describe=whole(AGENT)).target_uri)
+    for name in ("query", "stream"):
+        monkeypatch.setattr(Endpoint, name, interrupted)
+    with mlflow.start_span("mine"), pytest.raises(KeyboardInterrupt):
+        WAYS[way](client)
+    (trace,) = traces()
+    assert span_named(trace, "a").status.status_code == "ERROR"
