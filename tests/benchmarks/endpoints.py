@@ -20,7 +20,7 @@ from tests.batch.cases import CASES
 from tests.batch.simulated import Endpoint
 
 # A request may be on its way when a refusal asks to wait.
-_ON_ITS_WAY_SECONDS = 0.25
+_ON_ITS_WAY_SECONDS = 0.1
 
 
 class State:
@@ -34,7 +34,7 @@ class State:
         self._working = 0
         self._waiting: list[tuple[Connection, int]] = []
         self._tokens, self._tokens_at = endpoint.burst, 0.0
-        self._asked_to_wait_until = 0.0
+        self._asked_to_wait_until = self._asked_to_wait_at = 0.0
         self._random = random.Random(1)
 
     def ask(self, connection: Connection, row: int) -> None:
@@ -43,7 +43,7 @@ class State:
         while self._later and self._later[0][0] <= now:
             self.endpoint = replace(self.endpoint, **self._later.pop(0)[1])
         endpoint = self.endpoint
-        self.counts["too_soon"] += now < self._asked_to_wait_until - _ON_ITS_WAY_SECONDS
+        self.counts["too_soon"] += self._asked_to_wait_at + _ON_ITS_WAY_SECONDS < now < self._asked_to_wait_until
         if endpoint.outage[0] <= now < endpoint.outage[1]:
             self._refuse(connection, endpoint.outage_ends, now, 1.0)
         elif self._random.random() < endpoint.chance:
@@ -77,6 +77,8 @@ class State:
         seconds = {"exact": wait, "whole": float(math.ceil(wait))}.get(str(given), given)
         header = ""
         if isinstance(seconds, (int, float)) and how in (429, 503):
+            if now >= self._asked_to_wait_until:
+                self._asked_to_wait_at = now
             self._asked_to_wait_until = max(self._asked_to_wait_until, now + seconds)
             header = f"Retry-After: {seconds:.3f}\r\n" if given == "exact" else f"Retry-After: {seconds:.0f}\r\n"
         connection.answer(how, {"error_code": "ANY", "message": "not now"}, header)
