@@ -700,6 +700,7 @@ CEILINGS: dict[str, tuple[dict[str, Any], list[Any], int, str | None]] = {
     "so many, in the last row": ({"max_failures": 3}, [None] * 3, 3, None),
     "fewer failures": ({"max_failures": 3}, ["a", None, "b", None], 4, None),
     "so many tokens": ({"max_tokens": 20}, ["a"] * 40, 3, "max_tokens=20: the answers of 3 rows have 21 tokens"),
+    "just so many tokens": ({"max_tokens": 21}, ["a"] * 40, 3, "max_tokens=21: the answers of 3 rows have 21 tokens"),
     "fewer tokens": ({"max_tokens": 22}, ["a"] * 3, 3, None),
 }
 
@@ -762,8 +763,9 @@ def test_with_fewer_threads_than_wanted_it_goes_on_with_those(
     workers: int, agent: AgentTargetClient, counting: CountingServer, limit_workers: Callable[[int], None]
 ) -> None:
     limit_workers(workers)
-    assert agent.predict_batch("after-20", questions(30), concurrency=8).summary()["ok"] == 30
-    assert counting.counts()["most_in_flight"] == workers
+    seen: list[Progress] = []
+    assert agent.predict_batch("after-20", questions(30), concurrency=8, progress=seen.append).summary()["ok"] == 30
+    assert (counting.counts()["most_in_flight"], seen[-1].concurrency) == (workers, workers)
 
 
 def test_what_waits_for_a_thread_is_not_sent_after_a_stop(
