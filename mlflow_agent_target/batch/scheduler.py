@@ -174,13 +174,11 @@ class Scheduler:
             events.append(self._events.get(timeout=patience))
             while True:
                 events.append(self._events.get_nowait())
-        for event in events:
-            if event is not None:
-                task, ended, now = event
-                if isinstance(ended, Outcome):
-                    self._answered(task, ended, now)
-                else:
-                    self._failed(task, ended, now)
+        for task, ended, now in filter(None, events):
+            if isinstance(ended, Outcome):
+                self._answered(task, ended, now)
+            else:
+                self._failed(task, ended, now)
 
     def _patience(self) -> float | None:
         """Return the seconds until something can be sent or written; None where that takes an event."""
