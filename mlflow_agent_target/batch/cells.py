@@ -214,7 +214,6 @@ def _payload(text: str, *, is_record: bool, is_text: bool) -> Any:
         return value if is_record or any(key in value for key in KEYS) else text
     is_messages = (
         bool(value)
-        and isinstance(value, list)
         and all(isinstance(item, dict) and ("role" in item or "type" in item) for item in value)
     )
     return value if is_messages else text

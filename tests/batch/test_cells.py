@@ -51,6 +51,7 @@ CELLS: dict[str, tuple[Any, Any]] = {
     "a number": (1.5, "1.5"),
     "numpy's number": (numpy.int64(7), "7"),
     "a decimal": (Decimal("1.50"), "1.50"),
+    "true, which is no number": (True, True),
 }
 
 
@@ -193,6 +194,7 @@ def test_a_record_is_a_row(record: dict[str, Any], column: str | None, id_column
     found = row_of(MappingProxyType(record), column, id_column)
     assert found == row
     assert type(found.id).__module__ == "builtins"
+    assert json.dumps(found.inputs, sort_keys=True) == json.dumps(row.inputs, sort_keys=True)  # 1 is no 1.0
     assert repr(record) == before
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from mlflow_agent_target import InvalidInputError
+from mlflow_agent_target.batch.cells import Row
 from mlflow_agent_target.batch.tables import Rows
 from tests.conftest import user
 
@@ -237,3 +238,8 @@ def test_messages_that_pandas_wrote_are_read_back(tmp_path: Path) -> None:
     frame = pandas.DataFrame({"messages": [MESSAGES], "custom_inputs": [{"k": None}]})
     frame.to_csv(tmp_path / "a.csv", index=False)
     assert list(Rows(tmp_path / "a.csv", keep_columns=False)) == list(Rows(frame, keep_columns=False))
+
+
+def test_what_is_a_row_already_is_sent_as_it_is() -> None:
+    row = Row(7, {"input": MESSAGES, "of the caller's": 1})
+    assert list(Rows([row])) == [row]
