@@ -212,10 +212,7 @@ def _payload(text: str, *, is_record: bool, is_text: bool) -> Any:
         return text
     if isinstance(value, dict):
         return value if is_record or any(key in value for key in KEYS) else text
-    is_messages = (
-        bool(value)
-        and all(isinstance(item, dict) and ("role" in item or "type" in item) for item in value)
-    )
+    is_messages = bool(value) and all(isinstance(item, dict) and ("role" in item or "type" in item) for item in value)
     return value if is_messages else text
 
 
