@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import unquote
 
+from mlflow_agent_target.batch.values import identity
 from mlflow_agent_target.errors import InvalidInputError
 
 _ROWS_AT_A_TIME = 256
@@ -186,7 +187,7 @@ class _Part(NamedTuple):
     """A file of a folder of Parquet, and the columns that the names of its folders say (`day=2026-01-02`)."""
 
     path: Path
-    columns: dict[str, str | None]
+    columns: dict[str, Any]
 
 
 def _parts(folder: Path) -> list[_Part]:
@@ -205,8 +206,8 @@ def _parts(folder: Path) -> list[_Part]:
         *folders, name = path.relative_to(folder).parts
         if path.is_file() and not any(part[0] in "._" for part in (*folders, name)):  # Spark's own files
             pairs = (part.partition("=") for part in folders if "=" in part)
-            columns = {unquote(key): unquote(value) for key, _, value in pairs}
-            parts.append(_Part(path, {k: None if v == _NO_VALUE else v for k, v in columns.items()}))
+            columns = {unquote(key): None if value == _NO_VALUE else unquote(value) for key, _, value in pairs}
+            parts.append(_Part(path, {key: identity(value, is_text=True) for key, value in columns.items()}))
     if not parts:
         raise InvalidInputError(f"There is no Parquet file in {str(folder)!r}.")
     return parts

@@ -153,11 +153,12 @@ def test_files_that_spark_hides_are_no_parts(tmp_path: Path) -> None:
 
 
 def test_the_names_of_a_parts_folders_are_columns(tmp_path: Path) -> None:
-    for number, name in enumerate(("day=2026-01-02/a%2Fb=x%20y", "day=__HIVE_DEFAULT_PARTITION__/a%2Fb=z")):
+    for number, name in enumerate(("day=2026-01-02/a%2Fb=x%20y/id=7", "day=__HIVE_DEFAULT_PARTITION__/a%2Fb=z/id=007")):
         (tmp_path / name).mkdir(parents=True)
         pandas.DataFrame({"input": [str(number)]}).to_parquet(tmp_path / name / "part-0.parquet")
-    kept = [row.columns for row in Rows(tmp_path)]
-    assert kept == [
+    rows = list(Rows(tmp_path))
+    assert [row.id for row in rows] == [7, "007"]
+    assert [row.columns for row in rows] == [
         {"input": "0", "day": "2026-01-02", "a/b": "x y"},
         {"input": "1", "day": None, "a/b": "z"},
     ]
