@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
+from typing import IO
 
 # SQLite needs locks and shared memory that work between processes: https://www.sqlite.org/wal.html,
 # https://www.sqlite.org/faq.html#q5. Over a network they often don't, and the file is then damaged.
@@ -43,26 +45,30 @@ def untrusted(path: Path, mounts: str | None = None) -> str | None:
         if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
             best, kind = mount, after.split(" ")[0]
     name = kind.lower()
+    if (best, name) == ("/", "9p"):
+        return None  # the root of a sandbox such as gVisor's
     is_network = name.startswith(_NETWORK) or any(known in name for known in _NETWORK_FUSE)
     return f"a file system of the kind {kind}, mounted at {best}" if is_network else None
 
 
 class Reserve:
-    """Some room on the disk, in a file beside the journal, that is given back when the disk is full.
+    """Some room on the disk of a journal, in a file without a name, that is given back when the disk is full.
 
     Args:
         path: The journal.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = f"{path}-reserve"
-        with contextlib.suppress(OSError), open(self._path, "wb") as file:
-            file.write(bytes(_RESERVED_BYTES))
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(OSError):
+            self._file = tempfile.TemporaryFile(dir=path.parent, buffering=0)  # noqa: SIM115 (it stays open)
+            if self._file.write(bytes(_RESERVED_BYTES)) < _RESERVED_BYTES:
+                self.release()  # a disk that is as small as that needs all of it
 
     def release(self) -> bool:
         """Give the room back. Return whether there was some."""
-        try:
-            os.unlink(self._path)
-        except OSError:
+        if self._file is None:
             return False
+        self._file.close()
+        self._file = None
         return True

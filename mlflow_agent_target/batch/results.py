@@ -272,7 +272,11 @@ class BatchResult(Sequence[BatchRow]):
 
 
 def _name(name: str) -> str:
-    return f"{_CLASH}{name}" if name in SHOWN_NAMES else name
+    # One that is called so by itself is moved on, so that two are never one.
+    own = name
+    while own.startswith(_CLASH) and own not in SHOWN_NAMES:
+        own = own.removeprefix(_CLASH)
+    return f"{_CLASH}{name}" if own in SHOWN_NAMES else name
 
 
 def _kept(columns: str | None) -> dict[str, Any]:
