@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 # Wakes the main thread. By default it is ignored, and others send it too: the runtime of Go does, all the time.
 _WAKE = getattr(signal, "SIGURG", None)
+_SECONDS_BETWEEN_SIGNALS = 0.05
 
 
 class _StopReading(BaseException):
@@ -33,6 +35,7 @@ class Signals:
         self._is_stopped = False
         self._received: set[int] = set()
         self._before: dict[int, Any] = {}
+        self._waker: threading.Thread | None = None
 
     @contextlib.contextmanager
     def handled(self, stop: Callable[[str], None]) -> Iterator[None]:
@@ -81,7 +84,21 @@ class Signals:
     def break_off(self) -> None:
         """Read no more, even if a row is being waited for. Any thread may call it."""
         self._is_stopped = True
-        if self._is_reading and _WAKE in self._before:
+        if _WAKE in self._before and self._waker is None:
+            self._waker = threading.Thread(target=self._wake, name="agent-target-wake", daemon=True)
+            try:
+                self._waker.start()
+            except RuntimeError:  # no thread can be had
+                self._send_wake()
+
+    def _wake(self) -> None:
+        """Wake the main thread until it reads no more: a signal that comes just before it begins to wait is lost."""
+        while self._is_reading:
+            self._send_wake()
+            time.sleep(_SECONDS_BETWEEN_SIGNALS)
+
+    def _send_wake(self) -> None:
+        if self._is_reading and _WAKE is not None:
             signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
 
     def _handle(self, number: int, frame: Any) -> None:
