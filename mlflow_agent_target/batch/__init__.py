@@ -2,6 +2,7 @@
 
 From the bottom up:
     records.py     what is known of a row, and the one table of its columns
+    shown.py       a row as results show it; pure
     policy.py      how a batch is run, and what a failed attempt means for the row and for the run; pure
     rate.py        requests a minute, and the mirror of the endpoint's token bucket; pure
     window.py      how many may be in flight, as long as none is refused; pure

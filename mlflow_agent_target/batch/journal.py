@@ -219,7 +219,7 @@ class Reader:
     """Reads a journal that nobody is writing to. Keeps it closed in between, so that the next run may open it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
+        self.path = path.absolute()
 
     def stamp(self) -> tuple[int, int]:
         """Return what changes when somebody writes to the file.
@@ -228,9 +228,9 @@ class Reader:
             InvalidInputError: The file is gone.
         """
         try:
-            stat = self._path.stat()
+            stat = self.path.stat()
         except OSError as error:
-            raise InvalidInputError(f"The journal {str(self._path)!r} is not there any more.") from error
+            raise InvalidInputError(f"The journal {str(self.path)!r} is not there any more.") from error
         return stat.st_mtime_ns, stat.st_size
 
     def select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -239,13 +239,13 @@ class Reader:
         Raises:
             InvalidInputError: The file is gone or in use.
         """
-        if not self._path.exists():
-            raise InvalidInputError(f"The journal {str(self._path)!r} is not there any more.")
-        with contextlib.closing(connect(self._path)) as connection:
+        if not self.path.exists():
+            raise InvalidInputError(f"The journal {str(self.path)!r} is not there any more.")
+        with contextlib.closing(connect(self.path)) as connection:
             try:
                 return connection.execute(sql, values).fetchall()
             except sqlite3.Error as error:
-                raise unusable(self._path, error) from error
+                raise unusable(self.path, error) from error
 
 
 def discard(path: Path) -> None:

@@ -24,7 +24,6 @@ from mlflow_agent_target.batch.records import (
     digest,
     error_outcome,
     row_claim,
-    shown,
 )
 
 HALF = chr(0xD800)  # half of a surrogate pair
@@ -61,19 +60,6 @@ def test_results_show_all_but_the_digest() -> None:
         *("int64", "string", "string", "string", "string", "string", "string", "int64", "float64"),
         *("int64", "int64", "int64", "string"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("outcome", "differs"),
-    [
-        (Outcome(*CLAIM, OK, response='{"a": [1]}', output_text="{}"), {"response": {"a": [1]}, "output_text": "{}"}),
-        (Outcome(*CLAIM, FAILED, error="E"), {"status": "failed", "error": "E"}),
-        (Outcome(7, b"", "null", None, OK), {"id": None}),
-    ],
-)
-def test_what_is_shown_of_a_row(outcome: Outcome, differs: dict[str, Any]) -> None:
-    empty = {**dict.fromkeys(SHOWN_NAMES), "index": 7, "id": "a", "status": "ok", "attempts": 0}
-    assert shown(tuple(getattr(outcome, name) for name in SHOWN)) == {**empty, **differs}
 
 
 IDS = [
