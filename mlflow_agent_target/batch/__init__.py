@@ -13,6 +13,7 @@ From the bottom up:
     tables.py      iterables, frames and files: the rows of a batch
     disk.py        whether SQLite can trust a file system; room for when the disk is full
     sqlite.py      how SQLite's files are opened, and what its errors mean
+    salvage.py     what can still be read of a damaged journal
     journal.py     SQLite: every row's state and outcome
     memory.py      answers by what was asked, for evaluations
     progress.py    how a batch is getting on

@@ -126,8 +126,9 @@ def to_jsonl(records: Iterable[Record], path: Path) -> None:
 
 def _line(record: Record) -> str:
     parts = []
-    for is_json, items in itertools.groupby(record.items(), lambda item: isinstance(item[1], Json)):
-        parts += [f'"{name}": {_json(value)}' for name, value in items] if is_json else [_json(dict(items))[1:-1]]
+    for is_json, group in itertools.groupby(record.items(), lambda item: isinstance(item[1], Json)):
+        items = dict(group)
+        parts += [f'"{name}": {_json(items[name])}' for name in items] if is_json else [_json(items)[1:-1]]
     return "{" + ", ".join(parts) + "}"
 
 

@@ -158,6 +158,11 @@ def cost(input_tokens: int | None, output_tokens: int | None, prices: Sequence[f
     return ((input_tokens or 0) * prices[0] + (output_tokens or 0) * prices[1]) / 1e6
 
 
+def is_same_id(then: str, now: str) -> bool:
+    """Return whether an id is the one that a journal has. Earlier versions kept the numbers of CSV as text."""
+    return then in (now, json.dumps(now))
+
+
 def digest(inputs: Any) -> bytes:
     """Return 16 bytes that differ where a row's inputs differ, whatever they are."""
     return _digest(_text(inputs))
