@@ -185,7 +185,7 @@ class BatchResult(Sequence[BatchRow]):
             InvalidInputError: pandas is not installed.
         """
         frame = exports.to_pandas(self._records(reads_answers=True), self._names())
-        if self._index is not None and len(frame):
+        if self._index is not None:
             frame.index = self._index[list(self._positions())]
         return frame
 

@@ -70,7 +70,7 @@ def _rows(source: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
             yield from filter(_is_whole, found)
             start, count = found[-1][0] + 1, _ROWS_AT_A_TIME
         elif count > 1:
-            count //= 2
+            count = 1
         else:
             start = _next_readable(start, lambda place: read(place, 1) is not None)
 

@@ -141,6 +141,17 @@ def test_a_damaged_journal_is_an_error_in_words_or_still_read(tmp_path: Path) ->
     assert True in said
 
 
+def test_rows_without_an_order_are_damage_and_no_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that points back to itself."""
+    journal = Journal(tmp_path / "j.db", ABOUT)
+    journal.write([settle(0), settle(1)], [], [])
+    journal.known_until = 2
+    monkeypatch.setattr(journal_module, "_KNOWN", "SELECT 0, digest, id, state FROM rows WHERE ? < ? LIMIT ?")
+    with pytest.raises(InvalidInputError, match=r"is damaged \(its rows have no order\)"):
+        list(journal.known())
+    journal.close()
+
+
 def test_damage_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
     """Room would not mend it."""
     path = tmp_path / "j.db"

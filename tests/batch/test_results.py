@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,14 @@ def test_a_copy_is_the_same(path: Path) -> None:
     shallow, deep = copy.copy(result), copy.deepcopy({"a": result})["a"]
     del result
     assert len(shallow) == len(deep) == 7
+
+
+def test_times_that_are_none_are_left_out(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE rows SET seconds = 'long' WHERE position = 0")
+        connection.commit()
+    assert BatchResult(path).summary()["latency"]["max"] == 0.5
+    assert BatchResult(path).latencies() == [0.4, 0.2, 0.3, 0.5]
 
 
 def test_sums_that_64_bits_cannot_hold(path: Path) -> None:

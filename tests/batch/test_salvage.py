@@ -7,10 +7,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlflow_agent_target import AgentTargetError, InvalidInputError
 from mlflow_agent_target.batch.journal import Journal, Reader
 from mlflow_agent_target.batch.records import OK, Claim, Outcome
+from mlflow_agent_target.batch.salvage import _next_readable
 
 ABOUT = {"endpoint": "a"}
 ROWS = 2000
@@ -69,6 +72,15 @@ def test_all_rows_but_those_on_damaged_pages_are_saved(damage: object, least: in
     assert found.get(ROWS, "in_doubt") == "in_doubt"
     kept = Reader(path.with_name("j.db.saved")).select("SELECT * FROM rows WHERE position = 1")
     assert kept == [tuple(outcome(1))]
+
+
+@given(st.integers(0, 1 << 30), st.integers(1, 1 << 20))
+def test_nothing_that_can_be_read_is_jumped_over(start: int, lost: int) -> None:
+    assert _next_readable(start, lambda place: place >= start + lost) == start + lost
+
+
+def test_a_search_for_what_can_be_read_ends() -> None:
+    assert _next_readable(7, lambda _: False) >= 1 << 40
 
 
 def test_what_was_saved_before_is_never_replaced(path: Path) -> None:
