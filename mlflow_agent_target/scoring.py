@@ -133,10 +133,12 @@ class BatchScoring:
         return result
 
     def _score_frame(self, endpoint: str | None, frame: Any) -> Any:
+        from mlflow_agent_target.batch.cells import Row
         from mlflow_agent_target.batch.exports import to_scored_frame
         from mlflow_agent_target.batch.frames import requests_of
 
-        result = self.predict_batch(endpoint, requests_of(frame), progress=False, mlflow_run=False)
+        rows = [Row(None, request) for request in requests_of(frame)]
+        result = self.predict_batch(endpoint, rows, progress=False, mlflow_run=False)
         if result.interrupted:
             raise KeyboardInterrupt
         return to_scored_frame(result, frame)

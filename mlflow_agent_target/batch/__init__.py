@@ -7,6 +7,7 @@ From the bottom up:
     rate.py        requests a minute, and the mirror of the endpoint's token bucket; pure
     window.py      how many may be in flight, as long as none is refused; pure
     limiter.py     when the next may go, and what it is that refuses; pure
+    values.py      what tables hold, in Python's own words and in JSON's; pure
     cells.py       what a cell or a record of a table means; pure
     frames.py      what predict takes as a DataFrame
     files.py       CSV, TSV, JSON lines, Parquet, read a record at a time

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from ast import literal_eval
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from mlflow_agent_target.batch.values import Nulls, identity, is_missing, json_value, messages_of, plain, question, read
 from mlflow_agent_target.errors import InvalidInputError
 
 KEYS = ("input", "messages")
 # Columns that hold a row's inputs, where none is named: the two requests' own, and that of evaluation datasets.
-_INPUT_COLUMNS = (*KEYS, "inputs")
+INPUT_COLUMNS = (*KEYS, "inputs")
 ID = "id"
 # Columns that are known to say what the right answer is, or where a row comes from.
-_LABELS = {
+LABELS = {
     *("expectations", "expected_response", "expected_facts", "expected_retrieved_context", "guidelines"),
     *("outputs", "trace", "tags", "source", "ground_truth", "targets", "retrieved_context"),
 }
-# Settings that hold text; lists or dicts; either. Others are numbers, or true and false.
+# Settings that hold text; dicts; lists or dicts; text or those; whole numbers. Others are numbers, or true and false.
 _TEXT_SETTINGS = ("client_request_id", "model", "previous_response_id", "tool_choice", "truncation", "user")
-_STRUCTURED = {
-    *("custom_inputs", "context", "databricks_options", "usage_context", "metadata", "tools", "reasoning", "include"),
-    *("text", "response_format", "logit_bias"),
+_OBJECTS = {
+    *("custom_inputs", "context", "databricks_options", "usage_context", "metadata", "reasoning", "text"),
+    *("response_format", "logit_bias"),
+}
+_STRUCTURED = {*_OBJECTS, "tools", "include"}
+_WHOLE = {
+    *("top_k", "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tool_calls", "top_logprobs"),
+    *("seed", "n"),
 }
 _TEXT_OR_STRUCTURED = {"stop", "instructions", "reasoning_effort", "tool_choice"}
 # Columns that go with their row. No others do: what the right answer is must not reach the agent.
@@ -66,9 +71,6 @@ SETTINGS = {
 }
 
 
-Nulls = Literal["keep", "drop", "drop_in_structs"]
-
-
 class Row(NamedTuple):
     """A row of a batch.
 
@@ -99,19 +101,19 @@ def columns_of(names: list[Any], column: str | None, id_column: str | None, tabl
         if named is not None and named not in names:
             raise InvalidInputError(f"{table} has no column {named!r}; it has {names}.")
     if column is None:
-        found = [name for name in _INPUT_COLUMNS if name in names]
+        found = [name for name in INPUT_COLUMNS if name in names]
         if len(found) != 1:
             has = "more than one of" if found else "none of"
             raise InvalidInputError(
-                f"{table} has {has} the columns {', '.join(map(repr, _INPUT_COLUMNS))}; it has {names}. Name the one "
+                f"{table} has {has} the columns {', '.join(map(repr, INPUT_COLUMNS))}; it has {names}. Name the one "
                 "that holds the inputs: column=..."
             )
         column = found[0]
-    id_column = id_column or (ID if ID in names else None)
-    for name in (column, id_column):
-        if names.count(name) > 1:
-            raise InvalidInputError(f"{table} has more than one column {name!r}. Name each differently.")
-    return column, id_column
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise InvalidInputError(
+            f"{table} has more than one column {', '.join(map(repr, twice))}. Name each differently."
+        )
+    return column, id_column or (ID if ID in names else None)
 
 
 def row_of(
@@ -138,58 +140,74 @@ def row_of(
         is_arrow: Whether a field that only some structs have is null in the others.
         drops: Told of columns that nobody knows and that are not sent.
     """
-    id_column = id_column or ID
+    id_, others = None, dict(record)
+    try:
+        id_ = identity(plain(others.pop(id_column or ID, None)), is_text=is_text)
+        return _row_of(id_, others, column, keeps, is_text, is_arrow, drops)
+    except RecursionError:
+        return Row(id_, InvalidInputError("The row is nested too deeply to be read."))
+
+
+def _row_of(
+    id_: Any,
+    record: dict[str, Any],
+    column: str | None,
+    keeps: bool,
+    is_text: bool,
+    is_arrow: bool,
+    drops: Callable[[set[str]], None] | None,
+) -> Row:
     nulls: Nulls = "drop" if is_arrow else "drop_in_structs"
-    id_ = plain(record.get(id_column))
-    if is_text and isinstance(id_, str) and id_.isdecimal() and str(int(id_)) == id_:
-        id_ = int(id_)  # as any other holder of the same record has it
-    kept = {name: _kept(value) for name, value in record.items() if name != id_column} if keeps else None
+    kept = {str(name): json_value(plain(value, nulls)) for name, value in record.items()} if keeps else None
     if column is None:
-        found = [name for name in _INPUT_COLUMNS if name in record]
+        found = [name for name in INPUT_COLUMNS if name in record]
         if len(found) != 1:  # no question, or two: the request's own check says what is wrong
-            return Row(id_, {name: value for name, value in record.items() if name != id_column}, kept)
+            return Row(id_, record, kept)
         column = found[0]
     if column not in record:
         return Row(id_, InvalidInputError(f"The row has no {column!r}, but {sorted(map(str, record))}."), kept)
-    asked = plain(record[column], nulls)
-    if _is_missing(asked):
+    asked = plain(record.pop(column), nulls)
+    if is_missing(asked):
         return Row(id_, InvalidInputError(f"The row asks nothing: its {column!r} is empty."), kept)
-    others = {name: value for name, value in record.items() if name not in (column, id_column)}
     if drops is not None:
-        drops({name for name in others if name not in SETTINGS and name not in _LABELS})
+        drops({name for name in record if name not in SETTINGS and name not in LABELS})
     settings: dict[str, Any] = {}
-    for name, value in others.items():
-        cell = plain(value, nulls)
-        if name in SETTINGS and not _is_missing(cell):
+    for name, value in record.items():
+        cell = plain(value, nulls) if name in SETTINGS else None
+        if not is_missing(cell):
             try:
-                settings[name] = _setting(name, cell) if is_text else cell
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                return Row(id_, InvalidInputError(f"The row's {name!r} can't be read: {cell!r:.80}."), kept)
+                settings[name] = _setting(name, cell, is_text=is_text)
+            except ValueError:
+                error = InvalidInputError(
+                    f"The row's {name!r} can't be read: {cell!r:.80}. A column of this name is a setting of the "
+                    "request. Name it otherwise if yours is none."
+                )
+                return Row(id_, error, kept)
     try:
-        return Row(id_, _request(asked, column, settings), kept)
-    except InvalidInputError as error:
-        return Row(id_, error, kept)
+        return Row(id_, _request(asked, column, settings, is_text=is_text), kept)
+    except InvalidInputError as unclear:
+        return Row(id_, unclear, kept)
 
 
-def _request(asked: Any, column: str, settings: dict[str, Any]) -> Any:
+def _request(asked: Any, column: str, settings: dict[str, Any], *, is_text: bool) -> Any:
     """Return what is asked, with its settings, as what `predict` takes."""
     asked = question(asked)
     if isinstance(asked, str):
-        asked = _payload(asked, is_record=column == "inputs")
+        asked = _payload(asked, is_record=column == "inputs", is_text=is_text)
     if isinstance(asked, Mapping):
         return {**settings, **request_of_fields(dict(asked))}
     key = column if column in KEYS else "input"
-    if not settings:
-        return {key: asked} if column in KEYS and isinstance(asked, list) else asked
-    return {key: messages_of(asked), **settings}
+    if settings or column == "messages":
+        return {key: messages_of(asked), **settings}
+    return {key: asked} if column in KEYS and isinstance(asked, list) else asked
 
 
-def _payload(text: str, *, is_record: bool) -> Any:
+def _payload(text: str, *, is_record: bool, is_text: bool) -> Any:
     """Return text as what it is: a payload or messages as JSON, else a question."""
     if text.lstrip()[:1] not in ("{", "["):
         return text
     try:
-        value = json.loads(text)
+        value = read(text) if is_text else json.loads(text)
     except (ValueError, RecursionError):
         return text
     if isinstance(value, dict):
@@ -219,75 +237,41 @@ def request_of_fields(fields: dict[str, Any]) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": fields[name]}], **rest}
 
 
-def _setting(name: str, text: Any) -> Any:
-    """Return a setting that a table of text holds.
+def _setting(name: str, cell: Any, *, is_text: bool) -> Any:
+    """Return a cell as the setting that it is meant to be.
 
     Raises:
-        ValueError, SyntaxError: It is no such setting.
+        ValueError: It is no such setting.
     """
-    if not isinstance(text, str):
-        return text
-    if name in _STRUCTURED or (name in _TEXT_OR_STRUCTURED and text.lstrip()[:1] in ("{", "[")):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = literal_eval(text)  # what str() and pandas write of dicts and lists
-        if name in _STRUCTURED and not isinstance(value, (dict, list)):
+    if isinstance(cell, str):
+        cell = _of_text(name, cell, is_text=is_text)
+    if name in _OBJECTS and isinstance(cell, list) and all(isinstance(item, list) and len(item) == 2 for item in cell):
+        return {str(key): value for key, value in cell}  # what Arrow makes of a map, in pandas, too
+    if name in _WHOLE and isinstance(cell, float) and cell.is_integer():
+        return int(cell)  # what pandas makes of a column that misses one
+    return cell
+
+
+def _of_text(name: str, text: str, *, is_text: bool) -> Any:
+    """Return the setting that a text stands for. Those that can only be dicts or lists are read whatever holds them.
+
+    Raises:
+        ValueError: It is no such setting, but may be a label of its name.
+    """
+    may_be_structured = is_text and name in _TEXT_OR_STRUCTURED and text.lstrip()[:1] in ("{", "[")
+    if name in _STRUCTURED or may_be_structured:
+        value = read(text)
+        if not isinstance(value, dict if name in _OBJECTS else (dict, list)):
             raise ValueError(name)
         return value
-    if name in _TEXT_OR_STRUCTURED or name in _TEXT_SETTINGS:
+    if not is_text or name in _TEXT_OR_STRUCTURED or name in _TEXT_SETTINGS:
         return text
     if text.strip().lower() in ("true", "false"):
         return text.strip().lower() == "true"
     try:
         return int(text)
     except ValueError:
-        return float(text)
-
-
-def _is_missing(cell: Any) -> bool:
-    """Return whether a cell holds nothing, in whatever way a table says so."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        return True
-    # NaN and NaT are unlike themselves; pandas.NA is neither.
-    return type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and math.isnan(cell))
-
-
-def _kept(value: Any) -> Any:
-    """Return a cell as JSON knows it."""
-    cell = plain(value)
-    if isinstance(cell, str) or not _is_missing(cell):
-        return cell.isoformat() if hasattr(cell, "isoformat") else cell
-    return None
-
-
-def plain(value: Any, nulls: Nulls = "keep") -> Any:
-    """Return numpy's values and Spark's rows, which tables hold, as Python's own.
-
-    Args:
-        value: A cell, or what is in one.
-        nulls: What becomes of keys whose value is None. Where only some structs of a column have a field, Arrow and
-            Spark add it to the others as null. "drop_in_structs" drops those keys where the values come from Arrow or
-            Spark, as arrays and rows, and keeps them in dicts that are Python's own.
-    """
-    within = "drop" if nulls == "drop_in_structs" else nulls
-    if hasattr(value, "asDict"):
-        return plain(value.asDict(), within)
-    if isinstance(value, dict):
-        items = {key: plain(item, nulls) for key, item in value.items()}
-        return {key: item for key, item in items.items() if item is not None} if nulls == "drop" else items
-    if isinstance(value, (list, tuple)):
-        return [plain(item, nulls) for item in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist(), within)
-    return value
-
-
-def question(cell: Any) -> Any:
-    """Return a cell as inputs: a number is a question that a reader of tables took for one."""
-    return str(cell) if isinstance(cell, (int, float)) and not isinstance(cell, bool) else cell
-
-
-def messages_of(cell: Any) -> Any:
-    cell = question(cell)
-    return [{"role": "user", "content": cell}] if isinstance(cell, str) else cell
+        number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(name)
+    return number

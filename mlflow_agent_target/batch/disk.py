@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
+import tempfile
 from pathlib import Path
+from typing import IO
 
 # SQLite needs locks and shared memory that work between processes: https://www.sqlite.org/wal.html,
 # https://www.sqlite.org/faq.html#q5. Over a network they often don't, and the file is then damaged.
@@ -58,22 +59,23 @@ def untrusted(path: Path, mounts: str | None = None) -> str | None:
 
 
 class Reserve:
-    """Some room on the disk, in a file beside the journal, that is given back when the disk is full.
+    """Some room on the disk of a journal, in a file without a name, that is given back when the disk is full.
 
     Args:
         path: The journal.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = f"{path}-reserve"
-        with contextlib.suppress(OSError), open(self._path, "wb") as file:
-            # On a disk that is nearly full, half of the room is left to the journal itself.
-            file.write(bytes(min(_RESERVED_BYTES, shutil.disk_usage(path.absolute().parent).free // 2)))
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(OSError):
+            self._file = tempfile.TemporaryFile(dir=path.parent, buffering=0)  # noqa: SIM115 (it stays open)
+            if self._file.write(bytes(_RESERVED_BYTES)) < _RESERVED_BYTES:
+                self.release()  # a disk that is as small as that needs all of it
 
     def release(self) -> bool:
         """Give the room back. Return whether there was some."""
-        try:
-            os.unlink(self._path)
-        except OSError:
+        if self._file is None:
             return False
+        self._file.close()
+        self._file = None
         return True

@@ -9,14 +9,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
+from urllib.parse import unquote
 
+from mlflow_agent_target.batch.values import identity
 from mlflow_agent_target.errors import InvalidInputError
 
 _ROWS_AT_A_TIME = 256
 _TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
 KINDS = (*_TEXT, ".parquet")
 STANDARD_INPUT = "-"
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # what Spark calls the folder of rows without a value
 
 # A record, or the error that is the outcome of its row.
 Found = Any
@@ -83,7 +86,7 @@ class File:
             return 1.0
 
     def close(self) -> None:
-        """Close the file, if it is not read to its end."""
+        """Close the file."""
         if self._raw is not None and self._raw is not sys.stdin.buffer:
             self._raw.close()
 
@@ -92,8 +95,8 @@ class File:
             self._raw = sys.stdin.buffer
             return self._raw
         with reading(self._path):
-            self._raw = self._path.open("rb")
             self._bytes = self._path.stat().st_size
+            self._raw = self._path.open("rb")
         return gzip.open(self._raw) if self._path.suffix.lower() == ".gz" else self._raw  # type: ignore[return-value]
 
     def _lines(self) -> Iterator[Found]:
@@ -108,43 +111,44 @@ class File:
 
     def _table(self, delimiter: str) -> Iterator[Found]:
         csv.field_size_limit(1 << 30)  # a long conversation is longer than its own limit, 128 kB
-        lines = _Lines(self._open())
-        try:
+        with contextlib.closing(self):  # rows that nobody reads must not hold it open
+            lines = _Lines(self._open())
             with reading(self._path, lines):
                 self.names = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
-        except BaseException:
-            self.close()
-            raise
-        return self._rows_of_table(lines, delimiter, self.names)
+        return self._rows_of_table(delimiter, self.names)
 
-    def _rows_of_table(self, lines: _Lines, delimiter: str, names: list[str]) -> Iterator[Found]:
-        with contextlib.closing(self), reading(self._path, lines):
-            table = csv.reader(lines, delimiter=delimiter, strict=True)
-            while True:
-                lines.begin()
-                try:
-                    row = next(table, None)
-                except csv.Error as error:
-                    # A quote that is not closed takes all that follows. Only its own line is given up.
-                    yield self._broken(
-                        lines.first, f"{error}: a quote that is opened there is not closed as it must be"
-                    )
-                    lines.return_to_second()
-                    table = csv.reader(lines, delimiter=delimiter, strict=True)
-                    continue
-                if row is None:
-                    return
-                if not row:
-                    continue
-                if len(row) != len(names):
-                    yield self._broken(
-                        lines.first,
-                        f"{len(row)} fields, where the header has {len(names)}: quote those with {delimiter!r} in them",
-                    )
-                elif any("\0" in cell for cell in row):
-                    yield self._broken(lines.first, "a NUL byte: it is not text")
-                else:
-                    yield dict(zip(names, row, strict=True))
+    def _rows_of_table(self, delimiter: str, names: list[str]) -> Iterator[Found]:
+        with contextlib.closing(self):
+            lines = _Lines(self._open())
+            with reading(self._path, lines):
+                yield from self._records_of(lines, delimiter, names)
+
+    def _records_of(self, lines: _Lines, delimiter: str, names: list[str]) -> Iterator[Found]:
+        table = csv.reader(lines, delimiter=delimiter, strict=True)
+        next(table, None)  # the header
+        while True:
+            lines.begin()
+            try:
+                row = next(table, None)
+            except csv.Error as error:
+                # A quote that is not closed takes all that follows. Only its own line is given up.
+                yield self._broken(lines.first, f"{error}: a quote that is opened there is not closed as it must be")
+                lines.return_to_second()
+                table = csv.reader(lines, delimiter=delimiter, strict=True)
+                continue
+            if row is None:
+                return
+            if not row:
+                continue
+            if len(row) != len(names):
+                yield self._broken(
+                    lines.first,
+                    f"{len(row)} fields, where the header has {len(names)}: quote those with {delimiter!r} in them",
+                )
+            elif any("\0" in cell for cell in row):
+                yield self._broken(lines.first, "a NUL byte: it is not text")
+            else:
+                yield dict(zip(names, row, strict=True))
 
     def _broken(self, line: int, what: str) -> InvalidInputError:
         return InvalidInputError(f"Line {line} of {str(self._path)!r} can't be read: {what}.")
@@ -156,28 +160,57 @@ class File:
             raise InvalidInputError(
                 "Parquet files need pyarrow: pip install 'mlflow-agent-target[local]', or give CSV or JSONL."
             ) from error
-        parts = [self._path]
-        if self._path.is_dir():
-            parts = sorted(part for part in self._path.rglob("*.parquet") if part.name[0] not in "._")
-        if not parts:
-            raise InvalidInputError(f"There is no Parquet file in {str(self._path)!r}.")
+        parts = _parts(self._path) if self._path.is_dir() else [_Part(self._path, {})]
         self.size = 0
         for part in parts:
-            with reading(part), pyarrow.parquet.ParquetFile(part) as file:
+            with reading(part.path), pyarrow.parquet.ParquetFile(part.path) as file:
                 self.size += file.metadata.num_rows
-                names = list(file.schema_arrow.names)
+                names = [*file.schema_arrow.names, *part.columns]
             if self.names is not None and sorted(names) != sorted(self.names):
-                raise InvalidInputError(f"{str(part)!r} has the columns {names}, but another part has {self.names}.")
+                raise InvalidInputError(
+                    f"{str(part.path)!r} has the columns {names}, but another part has {self.names}."
+                )
             self.names = self.names or names
         return self._rows_of_parquet(parts)
 
-    def _rows_of_parquet(self, parts: list[Path]) -> Iterator[Found]:
+    def _rows_of_parquet(self, parts: list[_Part]) -> Iterator[Found]:
         import pyarrow.parquet
 
         for part in parts:
-            with reading(part), pyarrow.parquet.ParquetFile(part) as file:
+            with reading(part.path), pyarrow.parquet.ParquetFile(part.path) as file:
                 for group in file.iter_batches(_ROWS_AT_A_TIME):
-                    yield from group.to_pylist()
+                    for record in group.to_pylist():
+                        yield {**record, **part.columns}
+
+
+class _Part(NamedTuple):
+    """A file of a folder of Parquet, and the columns that the names of its folders say (`day=2026-01-02`)."""
+
+    path: Path
+    columns: dict[str, Any]
+
+
+def _parts(folder: Path) -> list[_Part]:
+    """Return the files of a folder of Parquet, in the order of their names.
+
+    Raises:
+        InvalidInputError: It has none, or it is a table of Delta's.
+    """
+    if (folder / "_delta_log").is_dir():
+        raise InvalidInputError(
+            f"{str(folder)!r} is a Delta table, whose folder holds deleted rows, too. Give the DataFrame that Spark or "
+            "deltalake reads of it."
+        )
+    parts = []
+    for path in sorted(folder.rglob("*.parquet")):
+        *folders, name = path.relative_to(folder).parts
+        if path.is_file() and not any(part[0] in "._" for part in (*folders, name)):  # Spark's own files
+            pairs = (part.partition("=") for part in folders if "=" in part)
+            columns = {unquote(key): None if value == _NO_VALUE else unquote(value) for key, _, value in pairs}
+            parts.append(_Part(path, {key: identity(value, is_text=True) for key, value in columns.items()}))
+    if not parts:
+        raise InvalidInputError(f"There is no Parquet file in {str(folder)!r}.")
+    return parts
 
 
 class _Lines(Iterator[str]):

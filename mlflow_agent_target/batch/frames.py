@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from mlflow_agent_target.batch.cells import ID, KEYS, SETTINGS, messages_of, plain, question
+from mlflow_agent_target.batch.cells import ID, INPUT_COLUMNS, KEYS, LABELS, SETTINGS, row_of
+from mlflow_agent_target.batch.values import is_missing, plain
 from mlflow_agent_target.errors import InvalidInputError
 
 # Columns of messages that are spread over rows: what the schemas know of messages and items.
@@ -40,6 +41,8 @@ def is_frame(inputs: Any) -> bool:
 def requests_of(frame: Any) -> list[Any]:
     """Return the requests that a frame holds: one a row, or one for a conversation that is spread over its rows.
 
+    A row means what it means in a batch; one that can't be read is its error.
+
     Args:
         frame: A DataFrame with a column `input` or `messages` (a list, or a text, a row; or a message a row), with
             columns `role` and `content` (a message a row), with a column `inputs` (a request a row), or with one
@@ -51,7 +54,7 @@ def requests_of(frame: Any) -> list[Any]:
         InvalidInputError: It is not clear what the frame's columns mean.
     """
     if not hasattr(frame, "columns"):
-        return list(map(question, map(_plain_or_missing, frame)))
+        return [_asked({"input": _plain_or_missing(cell)}) for cell in frame]
     if not frame.columns.is_unique:
         names = ", ".join(repr(str(name)) for name in frame.columns)
         raise InvalidInputError(f"The DataFrame has columns of the same name: {names}. Name each differently.")
@@ -60,11 +63,8 @@ def requests_of(frame: Any) -> list[Any]:
 
 def _plain_or_missing(cell: Any) -> Any:
     """Return a frame's cell as plain values; None where it is missing, in whatever way pandas says so."""
-    import pandas
-
-    if pandas.api.types.is_scalar(cell) and pandas.isna(cell):
-        return None
-    return plain(cell, "drop_in_structs")
+    cell = plain(cell, "drop_in_structs")
+    return None if is_missing(cell) else cell
 
 
 def requests(columns: Mapping[str, Iterable[Any]]) -> list[Any]:
@@ -87,8 +87,8 @@ def requests(columns: Mapping[str, Iterable[Any]]) -> list[Any]:
         messages = _rows(columns, _MESSAGE)
         return [messages] if messages else []
     if "inputs" in columns:
-        return [{"inputs": question(cell)} for cell in columns["inputs"]]
-    asked = [name for name in columns if name != ID and name not in SETTINGS]
+        return list(map(_asked, _rows(columns, {"inputs", *SETTINGS})))
+    asked = [name for name in columns if name != ID and name not in SETTINGS and name not in LABELS]
     if len(asked) != 1:
         raise InvalidInputError(
             f"The DataFrame has the columns {', '.join(map(repr, columns))}, and it is not clear which of them is the "
@@ -96,6 +96,11 @@ def requests(columns: Mapping[str, Iterable[Any]]) -> list[Any]:
         )
     settings = {name: cells for name, cells in columns.items() if name in SETTINGS}
     return _requests_by_key(_rows({**settings, "input": columns[asked[0]]}, {"input", *SETTINGS}))
+
+
+def _asked(record: dict[str, Any]) -> Any:
+    """Return what a row asks, or the error that it is."""
+    return row_of(record if any(key in record for key in INPUT_COLUMNS) else {"input": None}, None, None).inputs
 
 
 def _rows(columns: Mapping[str, Iterable[Any]], names: Container[str]) -> list[dict[str, Any]]:
@@ -112,7 +117,7 @@ def _requests_by_key(rows: list[dict[str, Any]]) -> list[Any]:
     given = [(key, row[key]) for row in rows for key in KEYS if key in row]
     is_message = [isinstance(cell, dict) and ("role" in cell or "type" in cell) for _, cell in given]
     if not any(is_message):
-        return [{**row, **{key: messages_of(row[key]) for key in KEYS if key in row}} for row in rows]
+        return list(map(_asked, rows))
     if not all(is_message) or len(given) != len(rows) or len({key for key, _ in given}) != 1:
         raise InvalidInputError(
             "Some rows of the DataFrame hold a message, others something else. Give a list of messages a row, or one "

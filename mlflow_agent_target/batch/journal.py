@@ -286,6 +286,6 @@ def discard(path: Path) -> None:
 
 def delete(path: Path) -> None:
     """Delete a journal and the files that SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal", "-reserve"):
+    for suffix in ("", "-wal", "-shm", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{path}{suffix}")

@@ -86,6 +86,7 @@ class Scheduler:
         self._settled: list[Outcome] = []
         self._released: list[int] = []
         self._unwritten: list[Outcome] = []
+        self._unreleased: list[int] = []
 
     # The caller's thread.
 
@@ -143,13 +144,10 @@ class Scheduler:
         try:
             while not self._has_ended():
                 self._tell()
-                for task, ended, now in self._next_events():
-                    if isinstance(ended, Outcome):
-                        self._answered(task, ended, now)
-                    else:
-                        self._failed(task, ended, now)
+                self._take_ends(self._patience())
                 self._send()
             self._tell()
+            self._take_ends(0.0)  # those that came while the last were written
             self._settle_the_rest()
         except Exception as error:
             self._fail(error)
@@ -169,14 +167,18 @@ class Scheduler:
             return False
         return self._stopping or (self._all_read and not self._ready and not self._retries)
 
-    def _next_events(self) -> list[_Ended]:
-        """Wait until something has happened, or is due; return what has ended."""
+    def _take_ends(self, patience: float | None) -> None:
+        """Wait for so many seconds until something happens, for ever if None; see to all that has ended."""
         events: list[_Ended | None] = []
         with contextlib.suppress(queue.Empty):
-            events.append(self._events.get(timeout=self._patience()))
+            events.append(self._events.get(timeout=patience))
             while True:
                 events.append(self._events.get_nowait())
-        return [event for event in events if event is not None]
+        for task, ended, now in filter(None, events):
+            if isinstance(ended, Outcome):
+                self._answered(task, ended, now)
+            else:
+                self._failed(task, ended, now)
 
     def _patience(self) -> float | None:
         """Return the seconds until something can be sent or written; None where that takes an event."""
@@ -244,7 +246,12 @@ class Scheduler:
         """Write in one transaction what has ended and what goes now; then let it go."""
         tasks = []
         now = time.monotonic()
-        while not self._stopping and self._limiter.delay(now) <= 0.0 and (task := self._next_task(now)):
+        while (
+            not self._stopping
+            and self._limiter.delay(now) <= 0.0
+            and self._has_a_worker()
+            and (task := self._next_task(now))
+        ):
             task.level = self._limiter.sent(now)
             tasks.append(task)
         if not (tasks or self._settled or self._released):
@@ -258,17 +265,22 @@ class Scheduler:
                 self._limiter.ended(NEVER_LEFT, now, now, task.level)
             if not (isinstance(error, JournalFullError) and error.is_settled):
                 self._unwritten += settled
+            self._unreleased += released
             self._fail(error)
             return
-        if not self._workers.grow(min(self._limiter.in_flight, len(self._workers) + len(tasks))):
-            # What was claimed waits for a worker, and no more are sent at a time than there are.
-            self._limiter.lower_ceiling(len(self._workers))
         now = time.monotonic()
         for task in tasks:
             task.attempts += 1
             task.sent_at = now
             task.first_sent = task.first_sent or now
             self._workers.put(task)
+
+    def _has_a_worker(self) -> bool:
+        """Return whether one more can be asked at once. What is claimed never waits: it would be in doubt unasked."""
+        if self._workers.grow(self._limiter.in_flight + 1):
+            return True
+        self._limiter.lower_ceiling(len(self._workers))
+        return False
 
     def _next_task(self, now: float) -> Task | None:
         if self._retries and self._retries[0][0] <= now:
@@ -281,5 +293,7 @@ class Scheduler:
             if end_of(error).kind is not End.REFUSED:
                 self._settle(error_outcome(task.claim, error, task.attempts, None))
         self._retries = []
-        self._settled += self._unwritten  # there may be room on the disk again
+        # There may be room on the disk again.
+        self._settled += self._unwritten
+        self._released += self._unreleased
         self._send()

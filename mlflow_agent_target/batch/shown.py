@@ -106,14 +106,15 @@ def kept_columns(position: int, text: str | None) -> dict[str, Any]:
         InvalidInputError: The journal is damaged.
     """
     kept = {} if text is None else _object(position, text)
-    return {_name(name, kept): value for name, value in kept.items()}
+    return {_name(name): value for name, value in kept.items()}
 
 
-def _name(name: str, kept: dict[str, Any]) -> str:
-    shown = name
-    while shown in SHOWN_NAMES or (shown != name and shown in kept):
-        shown = f"{_CLASH}{shown}"
-    return shown
+def _name(name: str) -> str:
+    # One that is called so by itself is moved on, so that two are never one.
+    own = name
+    while own.startswith(_CLASH) and own not in SHOWN_NAMES:
+        own = own.removeprefix(_CLASH)
+    return f"{_CLASH}{name}" if own in SHOWN_NAMES else name
 
 
 def parsed(position: int, text: Any) -> Any:

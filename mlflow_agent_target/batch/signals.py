@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Ignored by default, and used by no program that runs Python: it wakes the main thread.
+# Wakes the main thread. By default it is ignored, and others send it too: the runtime of Go does, all the time.
 _WAKE = getattr(signal, "SIGURG", None)
 
 
@@ -48,7 +48,8 @@ class Signals:
             yield
         finally:
             for number, handler in self._before.items():
-                signal.signal(number, handler)
+                if signal.getsignal(number) == self._handle:  # the source of the rows may have set one of its own
+                    signal.signal(number, handler)
 
     def _take(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -92,7 +93,9 @@ class Signals:
         if number != _WAKE:
             self._received.add(number)
             self._stop("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
-        self._is_stopped = True
+            self._is_stopped = True
+        elif not self._is_stopped:
+            return  # `break_off` has not sent it
         if self._is_reading:
             self._is_reading = False
             raise _StopReading

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from mlflow_agent_target.batch.cells import Row, columns_of, plain, row_of
-from mlflow_agent_target.batch.files import KINDS, STANDARD_INPUT, File, kind_of
+from mlflow_agent_target.batch.cells import Row, columns_of, row_of
+from mlflow_agent_target.batch.files import KINDS, File, kind_of
+from mlflow_agent_target.batch.values import is_missing, plain, question
 from mlflow_agent_target.errors import InvalidInputError
 
 _logger = logging.getLogger(__name__)
@@ -63,8 +65,8 @@ class Rows:
         return None if self._file is None else self._file.share_read
 
     def _read(self, inputs: Any) -> Iterator[Row]:
-        is_name = isinstance(inputs, str) and (inputs == STANDARD_INPUT or kind_of(inputs) is not None)
-        if is_name or isinstance(inputs, Path):
+        is_name = isinstance(inputs, str) and (kind_of(inputs) is not None or os.path.isdir(inputs))
+        if is_name or isinstance(inputs, os.PathLike):
             return self._of_file(Path(inputs))
         if hasattr(inputs, "to_df") and not hasattr(inputs, "columns"):
             inputs = inputs.to_df()  # an evaluation dataset
@@ -86,11 +88,7 @@ class Rows:
         self.size = file.size
         if file.names is None:
             return map(self._of_item, file)
-        try:
-            columns = columns_of(file.names, self._column, self._id_column, str(path))
-        except InvalidInputError:
-            file.close()
-            raise
+        columns = columns_of(file.names, self._column, self._id_column, str(path))
         keeps = self._keeps is not False and (self._keeps or not file.is_text)
         return (
             Row(None, found)
@@ -127,6 +125,8 @@ class Rows:
 
     def _of_item(self, item: Any) -> Row:
         """Return an element of an iterable, or of a file of JSON lines, as a row."""
+        if isinstance(item, Row):
+            return item
         if isinstance(item, Exception):
             return Row(None, item)
         if hasattr(item, "asDict"):  # a row of Spark's
@@ -136,10 +136,10 @@ class Rows:
             return row_of(item, self._column, self._id_column, keeps=bool(self._keeps), drops=self._warn_of)
         if self._column is not None:
             return Row(None, InvalidInputError(f"The row has no {self._column!r}: it is {type(item).__name__}."))
-        item = plain(item) if hasattr(item, "tolist") else item
-        if isinstance(item, (int, float)):
-            return row_of({"input": item}, None, None)  # a number is a question, or missing
-        return Row(None, item)
+        asked = plain(item) if hasattr(item, "tolist") or hasattr(item, "as_py") else item
+        if is_missing(asked):
+            return Row(None, InvalidInputError("The row asks nothing: it is empty."))
+        return Row(None, question(asked))
 
     def _warn_of(self, names: set[str]) -> None:
         if new := names - self._dropped:

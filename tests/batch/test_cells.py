@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +15,6 @@ from mlflow_agent_target import InvalidInputError
 from mlflow_agent_target.batch.cells import (
     Row,
     columns_of,
-    plain,
     request_of_fields,
     row_of,
 )
@@ -50,6 +50,8 @@ CELLS: dict[str, tuple[Any, Any]] = {
     ),
     "a number": (1.5, "1.5"),
     "numpy's number": (numpy.int64(7), "7"),
+    "a decimal": (Decimal("1.50"), "1.50"),
+    "true, which is no number": (True, True),
 }
 
 
@@ -78,59 +80,6 @@ def test_a_cell_without_a_question_is_a_bad_row(cell: Any, said: str) -> None:
         raise row.inputs
 
 
-class SparkRow(tuple[Any, ...]):
-    """As pyspark.sql.Row: a tuple that knows its fields."""
-
-    def asDict(self) -> dict[str, Any]:  # noqa: N802
-        return dict(zip("ab", self, strict=True))
-
-
-KEPT, DROPPED = {"a": 1, "b": None}, {"a": 1}
-# What comes of a value when nulls are kept, dropped in structs, and dropped.
-PLAIN: dict[str, tuple[Any, Any, Any, Any]] = {
-    "Python's own": (KEPT, KEPT, KEPT, DROPPED),
-    "in a list": ([KEPT], [KEPT], [KEPT], [DROPPED]),
-    "in a tuple": (((KEPT,), 2), [[KEPT], 2], [[KEPT], 2], [[DROPPED], 2]),
-    "in an array": (numpy.array([KEPT], dtype=object), [KEPT], [DROPPED], [DROPPED]),
-    "in a list in an array": (
-        numpy.array([[KEPT], None], dtype=object),
-        [[KEPT], None],
-        [[DROPPED], None],
-        [[DROPPED], None],
-    ),
-    "a Spark row": (SparkRow((1, None)), KEPT, DROPPED, DROPPED),
-    "in a Spark row": (
-        SparkRow((1, [KEPT])),
-        {"a": 1, "b": [KEPT]},
-        {"a": 1, "b": [DROPPED]},
-        {"a": 1, "b": [DROPPED]},
-    ),
-    "a Spark row in a dict": (
-        {"c": SparkRow((1, None)), "d": None},
-        {"c": KEPT, "d": None},
-        {"c": DROPPED, "d": None},
-        {"c": DROPPED},
-    ),
-    "an array in a dict": (
-        {"c": numpy.array([1, 2]), "d": None},
-        {"c": [1, 2], "d": None},
-        {"c": [1, 2], "d": None},
-        {"c": [1, 2]},
-    ),
-    "numpy's text": (numpy.str_("a"), "a", "a", "a"),
-    "numpy's number": (numpy.float64(1.5), 1.5, 1.5, 1.5),
-    "nothing": (None, None, None, None),
-}
-
-
-@pytest.mark.parametrize(("value", "kept", "in_structs", "dropped"), PLAIN.values(), ids=PLAIN)
-def test_values_are_made_plain(value: Any, kept: Any, in_structs: Any, dropped: Any) -> None:
-    assert plain(value) == kept
-    assert plain(value, "drop_in_structs") == in_structs
-    assert plain(value, "drop") == dropped
-    assert "numpy" not in type(plain(value)).__module__
-
-
 COLUMNS: dict[str, tuple[list[Any], str | None, str | None, tuple[Any, Any] | str]] = {
     "a known one": (["input", "x"], None, None, ("input", None)),
     "the other request's": (["x", "messages"], None, None, ("messages", None)),
@@ -144,7 +93,7 @@ COLUMNS: dict[str, tuple[list[Any], str | None, str | None, tuple[Any, Any] | st
     "two known ones of which one is named": (["input", "messages"], "input", None, ("input", None)),
     "a column twice": (["q", "q"], "q", None, "The table has more than one column 'q'"),
     "an id twice": (["input", "id", "id"], None, None, "more than one column 'id'"),
-    "another one twice": (["input", "x", "x"], None, None, ("input", None)),
+    "another one twice": (["input", "x", "y", "x", "y"], None, None, "more than one column 'x', 'y'"),
 }
 
 
@@ -167,7 +116,7 @@ RECORDS: dict[str, tuple[dict[str, Any], str | None, str | None, Row]] = {
     "a payload with an id": ({"id": 8, **PAYLOAD}, None, None, Row(8, PAYLOAD)),
     "a payload with a named id": ({"n": 9, **PAYLOAD}, None, "n", Row(9, PAYLOAD)),
     "a question": ({"id": 8, "input": "one"}, None, None, Row(8, "one")),
-    "a chat's question": ({"messages": "one"}, None, None, Row(None, "one")),
+    "a chat's question": ({"messages": "one"}, None, None, Row(None, {"messages": [user("one")]})),
     "a chat's messages": ({"messages": [HI]}, None, None, Row(None, {"messages": [HI]})),
     "a question and its settings": (
         {"input": "one", **SETTINGS},
@@ -213,6 +162,21 @@ RECORDS: dict[str, tuple[dict[str, Any], str | None, str | None, Row]] = {
     "a named column": ({"q": "one", "id": 8, "input": "label"}, "q", None, Row(8, "one")),
     "a named column of messages": ({"q": [HI], **SETTINGS}, "q", None, Row(None, {"input": [HI], **SETTINGS})),
     "a named column and id": ({"q": "one", "n": numpy.int64(7), "id": 8}, "q", "n", Row(7, "one")),
+    "an id that is missing": ({"input": "one", "id": float("nan")}, None, None, Row(None, "one")),
+    "an empty id": ({"input": "one", "id": ""}, None, None, Row(None, "one")),
+    "an id of a column that misses one": ({"input": "one", "id": 7.0}, None, None, Row(7, "one")),
+    "a number of a column that misses one": (
+        {"input": "one", "max_tokens": 7.0, "temperature": 1.0},
+        None,
+        None,
+        Row(None, {"input": [user("one")], "max_tokens": 7, "temperature": 1.0}),
+    ),
+    "settings that are pairs, as pandas has a map": (
+        {"input": "one", "custom_inputs": [("k", 1)], "context": []},
+        None,
+        None,
+        Row(None, {"input": [user("one")], "custom_inputs": {"k": 1}, "context": {}}),
+    ),
     "an id that is not there": ({"q": "one"}, "q", "n", Row(None, "one")),
     "two questions": (
         {"input": [HI], "messages": [YO], "id": 8},
@@ -230,6 +194,7 @@ def test_a_record_is_a_row(record: dict[str, Any], column: str | None, id_column
     found = row_of(MappingProxyType(record), column, id_column)
     assert found == row
     assert type(found.id).__module__ == "builtins"
+    assert json.dumps(found.inputs, sort_keys=True) == json.dumps(row.inputs, sort_keys=True)  # 1 is no 1.0
     assert repr(record) == before
 
 
@@ -265,11 +230,20 @@ def test_settings_are_read_from_text(name: str, text: str, value: Any) -> None:
     row = row_of({"input": "one", name: text}, None, None, is_text=True)
     assert row.inputs == {"input": [user("one")], name: value}
     assert type(row.inputs[name]) is type(value)
-    assert row_of({"input": "one", name: text}, None, None).inputs[name] == text
+    elsewhere = row_of({"input": "one", name: text}, None, None).inputs[name]
+    assert elsewhere == (value if name in ("custom_inputs", "tools") else text)  # those can't be text
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("custom_inputs", "{broken"), ("custom_inputs", "7"), ("temperature", "hot"), ("stop", "[1")]
+    ("name", "text"),
+    [
+        *(
+            ("custom_inputs", text)
+            for text in ("{broken", "7", "[]", "{'k'", "{[1]: 2}", "{'a': {[1]: 2}}", "[" * 100_000)
+        ),
+        *(("temperature", text) for text in ("hot", "nan", "inf", "9" * 5000)),
+        ("stop", "[1"),
+    ],
 )
 def test_settings_that_cannot_be_read_make_a_bad_row(name: str, text: str) -> None:
     row = row_of({"input": "one", name: text}, None, None, is_text=True)
@@ -277,16 +251,66 @@ def test_settings_that_cannot_be_read_make_a_bad_row(name: str, text: str) -> No
         raise row.inputs
 
 
+@pytest.mark.parametrize("name", ["reasoning", "context", "text", "metadata", "tools"])
+def test_a_label_with_the_name_of_a_setting_does_not_reach_the_agent(name: str) -> None:
+    for is_text in (True, False):
+        row = row_of({"id": 7, "input": "one", name: "2 + 2 = 4"}, None, None, is_text=is_text)
+        assert row.id == 7
+        with pytest.raises(InvalidInputError, match=f"'{name}' can't be read: '2 .* Name it otherwise"):
+            raise row.inputs
+
+
+PYTHON: dict[str, tuple[str, str, Any]] = {
+    "messages": ("messages", str([HI]), {"messages": [HI]}),
+    "a payload": ("q", str(PAYLOAD), PAYLOAD),
+    "an evaluation record": ("inputs", str({"question": "it's one"}), {"input": [user("it's one")]}),
+    "a dict that is the question": ("q", str({"a": "b"}), str({"a": "b"})),
+    "no literal": ("q", "{'role': open('x')}", "{'role': open('x')}"),
+    "no dict": ("q", "{'a', 'b'}", "{'a', 'b'}"),
+    "too deep": ("q", "['" + "[" * 100_000, "['" + "[" * 100_000),
+}
+
+
+@pytest.mark.parametrize(("column", "text", "inputs"), PYTHON.values(), ids=PYTHON)
+def test_text_as_pandas_writes_it_is_read_where_there_is_only_text(column: str, text: str, inputs: Any) -> None:
+    assert row_of({column: text}, column, None, is_text=True).inputs == inputs
+    if column == "q":
+        assert row_of({column: text}, column, None).inputs == text
+
+
+def test_a_row_that_is_nested_too_deeply_is_a_bad_row() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"k": deep}
+    for keeps in (True, False):
+        row = row_of({"id": 7, "input": "one", "custom_inputs": deep}, None, None, keeps=keeps)
+        assert row.id == 7
+        with pytest.raises(InvalidInputError, match="nested too deeply"):
+            raise row.inputs
+
+
 @pytest.mark.parametrize(
-    ("text", "id_"), [("7", 7), ("0", 0), ("007", "007"), ("-7", "-7"), ("C1", "C1"), ("7.0", "7.0")]
+    ("text", "id_"),
+    [
+        ("9" * 18, int("9" * 18)),
+        ("9" * 19, "9" * 19),
+        ("9" * 5000, "9" * 5000),
+        ("", None),
+        ("7", 7),
+        ("0", 0),
+        ("007", "007"),
+        ("-7", "-7"),
+        ("C1", "C1"),
+        ("7.0", "7.0"),
+    ],
 )
 def test_an_id_of_digits_is_a_number_as_elsewhere(text: str, id_: Any) -> None:
     assert row_of({"input": "one", "id": text}, None, None, is_text=True).id == id_
-    assert row_of({"input": "one", "id": text}, None, None).id == text
+    assert row_of({"input": "one", "id": text}, None, None).id == (text or None)
 
 
 def test_what_the_result_carries_is_plain() -> None:
-    record = {
+    record: dict[Any, Any] = {
         "id": 7,
         "input": "one",
         "n": numpy.float64(0.5),
@@ -296,9 +320,13 @@ def test_what_the_result_carries_is_plain() -> None:
         "nothing": None,
         "empty": "",
         "list": numpy.array([1]),
+        3: [float("nan"), float("inf"), pandas.Timestamp("2026-01-02"), {(1, 2): Decimal("1.50")}],
     }
-    kept = {"input": "one", "n": 0.5, "nan": None, "na": None, "at": "2026-01-02T03:04:00"}
-    assert row_of(record, None, None, keeps=True).columns == {**kept, "nothing": None, "empty": "", "list": [1]}
+    kept: dict[str, Any] = {"input": "one", "n": 0.5, "nan": None, "na": None, "at": "2026-01-02T03:04:00"}
+    kept |= {"nothing": None, "empty": "", "list": [1], "3": [None, "inf", "2026-01-02T00:00:00", {"(1, 2)": "1.50"}]}
+    found = row_of(record, None, None, keeps=True).columns
+    assert found == kept
+    assert json.loads(json.dumps(found, allow_nan=False)) == kept
     assert row_of(record, None, None).columns is None
 
 

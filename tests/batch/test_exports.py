@@ -101,6 +101,14 @@ def test_answers_join_to_their_questions(counting: CountingServer, tmp_path: Pat
     assert results[1].columns == {"q": "row 2", "truth": None}
 
 
+def test_no_two_columns_become_one(counting: CountingServer) -> None:
+    record = {"input": "row 1", "status": 1, "input_status": 2, "input_input_status": 3, "input_other": 4}
+    results = AgentTargetClient(counting.target_uri).predict_batch("instant", [record], keep_columns=True)
+    [row] = results.to_pandas().to_dict("records")
+    names = ("status", "input_status", "input_input_status", "input_input_input_status", "input_other", "input")
+    assert [row[name] for name in names] == ["ok", 1, 2, 3, 4, "row 1"]
+
+
 def test_kept_columns_have_their_own_types_and_names(counting: CountingServer, tmp_path: Path) -> None:
     records = [
         {"id": 1, "input": "row 1", "status": "new", "n": 1, "x": 1, "b": True, "l": [1], "m": 1, "big": 1},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy
@@ -9,15 +10,17 @@ import pandas
 import pytest
 
 from mlflow_agent_target import InvalidInputError
-from mlflow_agent_target.batch.cells import question
 from mlflow_agent_target.batch.frames import is_frame, requests, requests_of
+from mlflow_agent_target.batch.tables import Rows
+from mlflow_agent_target.batch.values import question
 from tests.conftest import user
 
 HI, YO = user("hi"), user("yo")
 REQUESTS: dict[str, tuple[dict[str, list[Any]], list[Any]]] = {
     "a list a row": ({"input": [[HI], [HI, YO]]}, [{"input": [HI]}, {"input": [HI, YO]}]),
     "a text a row": ({"messages": ["hi", "yo"]}, [{"messages": [HI]}, {"messages": [YO]}]),
-    "a number a row": ({"input": [7, 1.5]}, [{"input": [user("7")]}, {"input": [user("1.5")]}]),
+    "a number a row": ({"input": [7, 1.5]}, ["7", "1.5"]),
+    "a payload a row, as JSON": ({"input": [json.dumps({"messages": [HI]})]}, [{"messages": [HI]}]),
     "one conversation": ({"input": [HI, YO]}, [{"input": [HI, YO]}]),
     "one conversation of one message": ({"input": [HI]}, [{"input": [HI]}]),
     "one conversation of items": ({"input": [HI, {"type": "reasoning"}]}, [{"input": [HI, {"type": "reasoning"}]}]),
@@ -30,10 +33,9 @@ REQUESTS: dict[str, tuple[dict[str, list[Any]], list[Any]]] = {
         [{"input": [HI], "custom_inputs": {"a": 1}}, {"input": [YO]}],
     ),
     "a setting that is false": ({"input": ["hi"], "store": [False]}, [{"input": [HI], "store": False}]),
-    "a row without a question": ({"input": ["hi", None]}, [{"input": [HI]}, {}]),
     "each in its own schema": (
         {"input": ["hi", None], "messages": [None, "yo"]},
-        [{"input": [HI]}, {"messages": [YO]}],
+        ["hi", {"messages": [YO]}],
     ),
     "the one other column is the question": (
         {"custom_inputs": [{"a": 1}], "question": ["hi"], "id": [7]},
@@ -50,8 +52,13 @@ REQUESTS: dict[str, tuple[dict[str, list[Any]], list[Any]]] = {
     "no message": ({"role": [], "content": []}, []),
     "a request a row, beside labels": (
         {"inputs": [{"input": [HI]}, {"messages": [YO]}, "hi", 7], "expectations": [{}] * 4},
-        [{"inputs": cell} for cell in ({"input": [HI]}, {"messages": [YO]}, "hi", "7")],
+        [{"input": [HI]}, {"messages": [YO]}, "hi", "7"],
     ),
+    "a request a row, and its settings": (
+        {"inputs": [{"question": "hi"}, "yo"], "custom_inputs": [{"a": 1}, {"a": 2}], "expectations": [{}] * 2},
+        [{"input": [HI], "custom_inputs": {"a": 1}}, {"input": [YO], "custom_inputs": {"a": 2}}],
+    ),
+    "a question beside what the right answer is": ({"question": ["hi"], "expected_response": ["ho"]}, ["hi"]),
     "nothing": ({"input": []}, []),
 }
 
@@ -59,6 +66,28 @@ REQUESTS: dict[str, tuple[dict[str, list[Any]], list[Any]]] = {
 @pytest.mark.parametrize(("columns", "expected"), REQUESTS.values(), ids=REQUESTS)
 def test_the_rows_of_a_table_are_requests(columns: dict[str, list[Any]], expected: list[Any]) -> None:
     assert requests(columns) == expected
+
+
+@pytest.mark.parametrize("columns", [{"input": ["hi", None]}, {"inputs": ["hi", None]}, {"q": ["hi", " "]}])
+def test_a_row_without_a_question_is_a_bad_row(columns: dict[str, list[Any]]) -> None:
+    asked, bad = requests(columns)
+    assert asked == "hi"
+    with pytest.raises(InvalidInputError, match=r"The row asks nothing: its 'inp.* is empty"):
+        raise bad
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"input": ["hi", 7]},
+        {"input": [json.dumps([HI]), "[1] why?"], "temperature": [0.5, None]},
+        {"messages": ["hi", "yo"], "expected_response": ["a", "b"]},
+        {"inputs": [{"question": "hi"}, {"messages": [YO]}], "custom_inputs": [{"a": 1}, None], "id": [1, 2]},
+    ],
+)
+def test_a_row_is_what_it_is_in_a_batch(columns: dict[str, list[Any]]) -> None:
+    frame = pandas.DataFrame(columns)
+    assert requests_of(frame) == [row.inputs for row in Rows(frame)]
 
 
 TRUTH = {
@@ -137,11 +166,11 @@ def test_a_number_is_a_question_that_looked_like_one(cell: Any, inputs: Any) -> 
         ({"input": [[HI], [YO]], "top_k": [1.0, numpy.nan]}, [{"input": [HI], "top_k": 1.0}, {"input": [YO]}]),
         (
             {"input": ["hi", "yo"], "context": [pandas.NaT, pandas.NA], "custom_inputs": [None, {"a": None}]},
-            [{"input": [HI]}, {"input": [YO], "custom_inputs": {"a": None}}],
+            ["hi", {"input": [YO], "custom_inputs": {"a": None}}],
         ),
-        ({"question": ["hi", "yo"], "id": [7, 8]}, [{"input": [HI]}, {"input": [YO]}]),
-        ({0: ["hi", "yo"]}, [{"input": [HI]}, {"input": [YO]}]),
-        ({0: [7]}, [{"input": [user("7")]}]),
+        ({"question": ["hi", "yo"], "id": [7, 8]}, ["hi", "yo"]),
+        ({0: ["hi", "yo"]}, ["hi", "yo"]),
+        ({0: [7]}, ["7"]),
         ({"role": ["user", "user"], "content": ["hi", "yo"], "id": ["m1", None]}, [[{**HI, "id": "m1"}, YO]]),
         ({"input": []}, []),
         (

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ from mlflow_agent_target import (
     PermissionDeniedError,
     RateLimitError,
 )
-from mlflow_agent_target.batch.journal import Reader
+from mlflow_agent_target.batch.journal import Journal, Reader
 from mlflow_agent_target.batch.progress import Progress
 from tests.conftest import user
 from tests.counting_server import CountingServer
@@ -382,7 +383,11 @@ class Children:
     def __init__(self, counting: CountingServer, journal: Path, count: int, endpoint: str, concurrency: int) -> None:
         arguments = [counting.target_uri, str(journal), str(count), endpoint, str(concurrency)]
         self._parent = subprocess.Popen(
-            [sys.executable, "-c", CHILD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", CHILD, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def start(self, **options: Any) -> int:
@@ -400,6 +405,11 @@ class Children:
         said: dict[str, Any] = json.loads(line)
         return said
 
+    def logged(self, text: str) -> str:
+        """Wait until a child logs a line with this, and return it."""
+        assert self._parent.stderr
+        return next(line for line in self._parent.stderr if text in line)
+
     def _line(self) -> str:
         assert self._parent.stdout
         return self._parent.stdout.readline().strip()
@@ -412,6 +422,8 @@ class Children:
 
 
 def states_of(path: Path) -> dict[str, str]:
+    if not Reader(path).select("SELECT 1 FROM sqlite_master WHERE name = 'rows'"):
+        return {}  # its process was killed while it made the file
     return {f"row {position}": state for position, state in Reader(path).select("SELECT position, state FROM rows")}
 
 
@@ -436,7 +448,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_where_it_stopped(
                 break
             kills += 1
             if path.exists():
-                states = states_of(path) if path.stat().st_size else {}
+                states = states_of(path)
                 settled = {question for question, state in states.items() if state == "ok"}
                 # Nothing was asked that is not known, and no more are in doubt than were in flight.
                 assert asked.keys() <= states.keys()
@@ -479,47 +491,39 @@ def test_rows_in_doubt_are_left_if_the_user_wishes_so(
     assert [row.status for row in results] == ["ok"] * 6
 
 
-def test_ctrl_c_once_lets_what_is_in_flight_end_and_twice_stops_now(
-    agent: AgentTargetClient, counting: CountingServer, tmp_path: Path
+SIGNALS: dict[str, tuple[int, str, dict[str, Any] | None]] = {
+    "Ctrl-C": (signal.SIGINT, "Ctrl-C again stops now", {"raised": "KeyboardInterrupt"}),
+    "SIGTERM": (signal.SIGTERM, "in 25 seconds all ends", None),  # a second one ends it as it ends any program
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_lets_what_is_in_flight_end_and_a_second_one_ends_all(
+    name: str, agent: AgentTargetClient, counting: CountingServer, tmp_path: Path
 ) -> None:
-    path, endpoint = tmp_path / "j.db", "after-400"
+    number, how, at_the_second = SIGNALS[name]
+    path, endpoint = tmp_path / "j.db", "after-1500"
     with Children(counting, path, 1000, endpoint, 4) as children:
         child = children.start()
         wait_for(lambda: len(counting.counts()["asked"]) == 4)
-        os.kill(child, signal.SIGINT)
+        os.kill(child, number)
+        assert f"{name}: nothing more is sent. 4 requests are in flight, and may end; {how}." in children.logged(name)
         said = children.wait() or {}
-        assert (said["interrupted"], said["ok"], said["rows"]) == (True, 4, 4)
+        assert (said["stopped"], said["interrupted"], said["ok"], said["rows"]) == (name, True, 4, 4)
         assert set(states_of(path).values()) == {"ok"}
         child = children.start()
         wait_for(lambda: len(counting.counts()["asked"]) == 8)
-        os.kill(child, signal.SIGINT)
-        time.sleep(0.05)
-        os.kill(child, signal.SIGINT)
-        assert children.wait() == {"raised": "KeyboardInterrupt"}
+        os.kill(child, number)
+        children.logged(name)
+        os.kill(child, number)
+        assert children.wait() == at_the_second
     states = list(states_of(path).values())
     assert (states.count("ok"), states.count("claimed"), len(states)) == (4, 4, 8)
+    again = agent.predict_batch(endpoint, questions(8), journal=path, rerun_in_doubt=False)
+    assert again.summary()["in_doubt"] == 4
+    assert counting.counts()["asked"] == dict.fromkeys(questions(8), 1)
     results = agent.predict_batch(endpoint, questions(12), journal=path, concurrency=12)
     assert [row.status for row in results] == ["ok"] * 12
-
-
-def test_sigterm_lets_what_is_in_flight_end(agent: AgentTargetClient, counting: CountingServer, tmp_path: Path) -> None:
-    path, endpoint = tmp_path / "j.db", "after-400"
-    with Children(counting, path, 1000, endpoint, 4) as children:
-        child = children.start()
-        wait_for(lambda: len(counting.counts()["asked"]) == 4)
-        os.kill(child, signal.SIGTERM)
-        said = children.wait() or {}
-        assert (said["stopped"], said["interrupted"], said["ok"], said["rows"]) == ("SIGTERM", True, 4, 4)
-        assert set(states_of(path).values()) == {"ok"}
-        child = children.start()
-        wait_for(lambda: len(counting.counts()["asked"]) == 8)
-        os.kill(child, signal.SIGTERM)
-        time.sleep(0.05)
-        os.kill(child, signal.SIGTERM)  # a second one ends it as it ends any program
-        assert children.wait() is None
-    assert agent.predict_batch(endpoint, questions(8), journal=path, rerun_in_doubt=False).summary()["in_doubt"] == 4
-    asked = counting.counts()["asked"]
-    assert asked == dict.fromkeys(questions(8), 1)
 
 
 def test_what_takes_longer_than_sigterms_grace_is_in_doubt(
@@ -537,6 +541,51 @@ def test_what_takes_longer_than_sigterms_grace_is_in_doubt(
     assert (len(results), results.stopped) == (0, "SIGTERM")
     assert set(states_of(tmp_path / "j.db").values()) == {"claimed"}
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class Stop(BaseException):
+    """What stops at once, as a second Ctrl-C does."""
+
+
+def test_what_was_answered_is_kept_when_all_stops_at_once(
+    agent: AgentTargetClient, counting: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, is_slow, goes_on = Journal.write, threading.Event(), threading.Event()
+
+    def slow_write(journal: Journal, *what: Any) -> None:
+        if is_slow.is_set():
+            goes_on.wait(30.0)
+        write(journal, *what)
+
+    def rows() -> Iterator[str]:
+        yield from questions(8)
+        wait_for(lambda: len(counting.counts()["asked"]) == 8)
+        is_slow.set()
+        wait_for(lambda: len(counting.counts()["answered"]) == 8)
+        threading.Timer(0.5, goes_on.set).start()  # all have come by then, and wait for the disk
+        raise Stop
+
+    monkeypatch.setattr(Journal, "write", slow_write)
+    with pytest.raises(Stop):
+        agent.predict_batch("after-200", rows(), concurrency=8, journal=tmp_path / "j.db")
+    assert list(states_of(tmp_path / "j.db").values()) == ["ok"] * 8
+
+
+def test_a_refused_row_is_in_no_doubt_after_a_full_disk(
+    scripted: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, failures = Journal._write, [sqlite3.OperationalError("database or disk is full")]
+
+    def full_once(journal: Journal, settled: Any, released: Any, claimed: Any) -> None:
+        if released and failures:
+            raise failures.pop()
+        write(journal, settled, released, claimed)
+
+    monkeypatch.setattr(Journal, "_write", full_once)
+    client = AgentTargetClient(scripted(whole({}, 503)).target_uri)
+    with pytest.raises(AgentTargetError, match="disk is full"):
+        client.predict_batch("a", questions(1), journal=tmp_path / "j.db")
+    assert list(states_of(tmp_path / "j.db").values()) == ["released"]
 
 
 STOPS: dict[str, tuple[Callable[[], None], dict[str, Any], str]] = {
@@ -598,6 +647,30 @@ def test_in_another_thread_a_stop_is_noticed_with_the_next_row(agent: AgentTarge
     assert (results.summary()["failed"], results.stopped) == (1, "max_failures=1: 1 of 1 rows failed")
 
 
+def test_a_signal_of_others_stops_nothing(agent: AgentTargetClient) -> None:
+    """What wakes the reader is also what Go's runtime sends to its own threads."""
+
+    def rows() -> Iterator[str]:
+        for question in questions(20):
+            os.kill(os.getpid(), signal.SIGURG)
+            yield question
+
+    results = agent.predict_batch("instant", rows())
+    assert (results.summary()["ok"], results.stopped) == (20, None)
+
+
+def test_a_handler_that_the_source_of_rows_sets_stays(agent: AgentTargetClient) -> None:
+    def rows() -> Iterator[str]:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        yield "row 0"
+
+    try:
+        agent.predict_batch("instant", rows())
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def test_a_programs_own_handlers_are_left_alone(agent: AgentTargetClient) -> None:
     seen: list[int] = []
 
@@ -627,6 +700,7 @@ CEILINGS: dict[str, tuple[dict[str, Any], list[Any], int, str | None]] = {
     "so many, in the last row": ({"max_failures": 3}, [None] * 3, 3, None),
     "fewer failures": ({"max_failures": 3}, ["a", None, "b", None], 4, None),
     "so many tokens": ({"max_tokens": 20}, ["a"] * 40, 3, "max_tokens=20: the answers of 3 rows have 21 tokens"),
+    "just so many tokens": ({"max_tokens": 21}, ["a"] * 40, 3, "max_tokens=21: the answers of 3 rows have 21 tokens"),
     "fewer tokens": ({"max_tokens": 22}, ["a"] * 3, 3, None),
 }
 
@@ -664,27 +738,58 @@ def test_large_rows_are_read_a_few_ahead(agent: AgentTargetClient) -> None:
     assert max(ahead) < 16  # 5 are ready, 2 in flight; the rest is how seldom the progress is told
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_with_fewer_threads_than_wanted_it_goes_on_with_those(
-    workers: int, agent: AgentTargetClient, counting: CountingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start, started = threading.Thread.start, 0
+@pytest.fixture
+def limit_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    start, left = threading.Thread.start, 0
 
     def limited(thread: threading.Thread) -> None:
-        nonlocal started
+        nonlocal left
         if "_work" in repr(getattr(thread, "_args", "")):
-            if started == workers:
+            if not left:
                 raise RuntimeError("can't start new thread")
-            started += 1
+            left -= 1
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", limited)
-    if not workers:
-        with pytest.raises(AgentTargetError, match=r"lets no thread be started.*ulimit -u"):
-            agent.predict_batch("after-20", questions(30), concurrency=8)
-        return
-    assert agent.predict_batch("after-20", questions(30), concurrency=8).summary()["ok"] == 30
-    assert counting.counts()["most_in_flight"] == workers
+    def limit(workers: int) -> None:
+        nonlocal left
+        left = workers
+        monkeypatch.setattr(threading.Thread, "start", limited)
+
+    return limit
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_with_fewer_threads_than_wanted_it_goes_on_with_those(
+    workers: int, agent: AgentTargetClient, counting: CountingServer, limit_workers: Callable[[int], None]
+) -> None:
+    limit_workers(workers)
+    seen: list[Progress] = []
+    assert agent.predict_batch("after-20", questions(30), concurrency=8, progress=seen.append).summary()["ok"] == 30
+    assert (counting.counts()["most_in_flight"], seen[-1].concurrency) == (workers, workers)
+
+
+def test_what_waits_for_a_thread_is_not_sent_after_a_stop(
+    agent: AgentTargetClient, counting: CountingServer, tmp_path: Path, limit_workers: Callable[[int], None]
+) -> None:
+    def rows() -> Iterator[str]:
+        yield from questions(20)
+        wait_for(lambda: len(counting.counts()["asked"]) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(60.0)
+
+    limit_workers(2)
+    results = agent.predict_batch("after-1000", rows(), concurrency=8, journal=tmp_path / "j.db")
+    assert (results.stopped, [row.status for row in results]) == ("Ctrl-C", ["ok"] * 2)
+    assert len(counting.counts()["asked"]) == 2
+
+
+def test_where_no_thread_asks_no_row_is_in_doubt(
+    agent: AgentTargetClient, tmp_path: Path, limit_workers: Callable[[int], None]
+) -> None:
+    limit_workers(0)
+    with pytest.raises(AgentTargetError, match=r"lets no thread be started.*ulimit -u"):
+        agent.predict_batch("after-20", questions(30), concurrency=8, journal=tmp_path / "j.db")
+    assert states_of(tmp_path / "j.db") == {}
 
 
 def test_without_any_thread_it_says_so(agent: AgentTargetClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -726,7 +831,7 @@ def test_memory_is_flat_and_nothing_is_left_behind(
 def test_requests_per_minute_hold_for_the_run(agent: AgentTargetClient, counting: CountingServer) -> None:
     agent.predict_batch("instant", questions(31), requests_per_minute=1200, concurrency=16)
     times = counting.counts()["times"]
-    assert times[-1] - times[0] >= 30 * 0.05 - 0.02
+    assert times[-1] - times[0] >= 30 * 0.05 - 0.3  # the first may be late, where the machine is busy
 
 
 USER = contextvars.ContextVar("user", default="nobody")

@@ -36,8 +36,8 @@ def test_what_is_shown_of_a_row(outcome: Outcome, differs: dict[str, Any]) -> No
 NAMES: dict[str, dict[str, str]] = {
     "its own": {"q": "q"},
     "one that a result has": {"index": "input_index", "q": "q"},
-    "and what that would be called": {"index": "input_input_index", "input_index": "input_index"},
-    "one that begins so": {"input_id": "input_id"},
+    "and what that would be called": {"index": "input_index", "input_index": "input_input_index"},
+    "one that begins so": {"input_q": "input_q"},
     "a result's own that begins so": {"input_tokens": "input_input_tokens"},
 }
 

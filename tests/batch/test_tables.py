@@ -10,9 +10,11 @@ import numpy
 import pandas
 import polars
 import pyarrow
+import pyarrow.parquet
 import pytest
 
 from mlflow_agent_target import InvalidInputError
+from mlflow_agent_target.batch.cells import Row
 from mlflow_agent_target.batch.tables import Rows
 from tests.conftest import user
 
@@ -21,13 +23,14 @@ MESSAGES = [user("hi"), {"role": "assistant", "content": "yes?"}, user("and?")]
 FRAME = pandas.DataFrame({"id": ["a", "b"], "question": ["one", "two"], "other": [1.5, None]})
 
 HELD: dict[str, tuple[Any, dict[str, Any], list[tuple[Any, Any]]]] = {
+    "an array of Arrow's": (pyarrow.array(["one", "two"]), {}, [(None, "one"), (None, "two")]),
     "a list": (["one", MESSAGES, {"input": MESSAGES}], {}, [(None, x) for x in ("one", MESSAGES, {"input": MESSAGES})]),
     "a Series": (FRAME["question"], {}, [(None, "one"), (None, "two")]),
     "a frame's named column": (FRAME, {"column": "question"}, [("a", "one"), ("b", "two")]),
     "a frame's named id": (
         FRAME,
         {"column": "question", "id_column": "other"},
-        [(1.5, "one"), (pytest.approx(float("nan"), nan_ok=True), "two")],
+        [(1.5, "one"), (None, "two")],
     ),
     "messages in numpy arrays": (
         pandas.DataFrame({"messages": [numpy.array(MESSAGES, dtype=object)]}),
@@ -202,8 +205,8 @@ def test_what_is_not_sent_is_said_once(caplog: pytest.LogCaptureFixture) -> None
     assert [record.getMessage()[:17] for record in caplog.records] == ["The rows have 'nr", "The rows have 'm'"]
 
 
-@pytest.mark.parametrize("missing", [float("nan"), numpy.float64("nan")])
-def test_a_number_that_is_missing_is_a_bad_row(missing: float) -> None:
+@pytest.mark.parametrize("missing", [float("nan"), numpy.float64("nan"), None, "", " ", pandas.NA, pandas.NaT])
+def test_a_row_that_is_missing_is_a_bad_row(missing: Any) -> None:
     one, bad = Rows([7, missing])
     assert one.inputs == "7"
     assert "asks nothing" in str(bad.inputs)
@@ -220,3 +223,23 @@ def test_the_labels_of_a_frames_rows_are_known() -> None:
     assert list(Rows(frame).index) == ["x"]
     assert list(Rows(frame["input"]).index) == ["x"]
     assert Rows(["a"]).index is None
+
+
+def test_a_map_of_arrow_is_a_dict(tmp_path: Path) -> None:
+    maps = pyarrow.array([[("user", "ann")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    table = pyarrow.table({"input": ["A?"], "custom_inputs": maps})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for inputs in (table, table.to_pandas(), tmp_path / "a.parquet"):
+        [row] = Rows(inputs)
+        assert row.inputs == {"input": [user("A?")], "custom_inputs": {"user": "ann"}}
+
+
+def test_messages_that_pandas_wrote_are_read_back(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"messages": [MESSAGES], "custom_inputs": [{"k": None}]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    assert list(Rows(tmp_path / "a.csv", keep_columns=False)) == list(Rows(frame, keep_columns=False))
+
+
+def test_what_is_a_row_already_is_sent_as_it_is() -> None:
+    row = Row(7, {"input": MESSAGES, "of the caller's": 1})
+    assert list(Rows([row])) == [row]
