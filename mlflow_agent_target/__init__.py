@@ -16,7 +16,7 @@ _HOMES = {
     "AgentTargetError": "errors",
     "AuthenticationError": "errors",
     "BatchResult": "batch.results",
-    "BatchRow": "batch.records",
+    "BatchRow": "batch.shown",
     "EndpointNotFoundError": "errors",
     "EndpointUnavailableError": "errors",
     "InterfaceMismatchError": "errors",
@@ -35,8 +35,8 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604 (strings all)
 
 if TYPE_CHECKING:
-    from mlflow_agent_target.batch.records import BatchRow as BatchRow
     from mlflow_agent_target.batch.results import BatchResult as BatchResult
+    from mlflow_agent_target.batch.shown import BatchRow as BatchRow
     from mlflow_agent_target.client import AgentTargetClient as AgentTargetClient
     from mlflow_agent_target.errors import AgentError as AgentError
     from mlflow_agent_target.errors import AgentTargetError as AgentTargetError

@@ -51,7 +51,7 @@ DOORS = {
         "journal",
         "progress",
         "bar",
-        "records",
+        "shown",
         "results",
         "exports",
         "mlflow_run",

@@ -2,6 +2,7 @@
 
 From the bottom up:
     records.py     what is known of a row, and the one table of its columns
+    shown.py       a row as results show it; pure
     policy.py      how a batch is run, and what a failed attempt means for the row and for the run; pure
     rate.py        requests a minute, and the mirror of the endpoint's token bucket; pure
     window.py      how many may be in flight, as long as none is refused; pure
@@ -13,6 +14,7 @@ From the bottom up:
     tables.py      iterables, frames and files: the rows of a batch
     disk.py        whether SQLite can trust a file system; room for when the disk is full
     sqlite.py      how SQLite's files are opened, and what its errors mean
+    salvage.py     what can still be read of a damaged journal
     journal.py     SQLite: every row's state and outcome
     memory.py      answers by what was asked, for evaluations
     progress.py    how a batch is getting on

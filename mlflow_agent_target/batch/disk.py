@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -11,7 +12,11 @@ from typing import IO
 # SQLite needs locks and shared memory that work between processes: https://www.sqlite.org/wal.html,
 # https://www.sqlite.org/faq.html#q5. Over a network they often don't, and the file is then damaged.
 _NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "davfs")
-_NETWORK_FUSE = ("sshfs", "s3fs", "goofys", "gcsfuse", "blobfuse", "rclone", "mountpoint-s3", "dbfs", "wsfs", "juicefs")
+# Programs that mount such by FUSE are in the type (fuse.sshfs), or else in the source (blobfuse2).
+_NETWORK_FUSE = (
+    *("sshfs", "s3fs", "goofys", "gcsfuse", "blobfuse", "rclone", "mountpoint-s3", "dbfs", "wsfs", "juicefs"),
+    *("gluster", "ceph", "davfs", "alluxio"),
+)
 # Folders of Databricks that are mounted from cloud storage.
 _DATABRICKS = ("/Volumes/", "/dbfs/", "/Workspace/")
 # Answers of all that is in flight have room in so many bytes.
@@ -34,21 +39,23 @@ def untrusted(path: Path, mounts: str | None = None) -> str | None:
             mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
-    best, kind = "", ""
+    best, kind, source = "", "", ""
     for line in mounts.splitlines():
         # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: see man 5 proc. A space in a path is \040.
         before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        if len(fields) < 5 or not after:
+        fields, mounted = before.split(" "), after.split(" ")
+        if len(fields) < 5 or len(mounted) < 2:
             continue
-        mount = fields[4].replace("\\040", " ")
+        mount = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
         if len(mount) >= len(best) and (real == mount or real.startswith(mount.rstrip("/") + "/")):
-            best, kind = mount, after.split(" ")[0]
-    name = kind.lower()
-    if (best, name) == ("/", "9p"):
-        return None  # the root of a sandbox such as gVisor's
-    is_network = name.startswith(_NETWORK) or any(known in name for known in _NETWORK_FUSE)
-    return f"a file system of the kind {kind}, mounted at {best}" if is_network else None
+            best, kind, source = mount, mounted[0].lower(), mounted[1].lower()
+    if kind == "9p" and best == "/":  # the root of a container (gVisor), which no other machine shares
+        return None
+    named = f"{kind} {source}" if kind == "fuse" else kind
+    is_network = kind.startswith(_NETWORK) or (
+        kind.startswith("fuse") and any(known in named for known in _NETWORK_FUSE)
+    )
+    return f"a file system of the kind {named}, mounted at {best}" if is_network else None
 
 
 class Reserve:

@@ -19,7 +19,8 @@ from typing import Any
 
 from mlflow_agent_target.batch.disk import Reserve, untrusted
 from mlflow_agent_target.batch.records import CLAIMED, COLUMNS, FAILED, IN_DOUBT, RELEASED, Claim, Known, Outcome
-from mlflow_agent_target.batch.sqlite import connect, unusable
+from mlflow_agent_target.batch.salvage import salvage
+from mlflow_agent_target.batch.sqlite import UNREADABLE, connect, unusable
 from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
 
 _APPLICATION_ID = 0x61676A6C  # "agjl", so that other databases are told from journals
@@ -77,12 +78,13 @@ class Journal:
         self._connection = connect(path)
         try:
             self._open(run)
-        except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # damaged files hold anything
-            self._connection.close()
-            raise unusable(path, error) from error
-        except BaseException:
-            self._connection.close()
-            raise
+        except BaseException as error:
+            try:
+                if isinstance(error, UNREADABLE) and not isinstance(error, AgentTargetError):
+                    raise self._unusable(error) from error
+                raise
+            finally:
+                self._connection.close()
 
     def _open(self, run: dict[str, Any]) -> None:
         execute = self._connection.execute
@@ -113,11 +115,7 @@ class Journal:
         application_id = execute("PRAGMA application_id").fetchone()[0]
         version = execute("PRAGMA user_version").fetchone()[0]
         if not application_id and not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in _SCHEMA:
-                execute(statement)
-            execute("INSERT INTO run VALUES ('run', ?)", (run,))
-            execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            execute(f"PRAGMA user_version = {_VERSION}")
+            _make(self._connection, run)
             return
         if application_id != _APPLICATION_ID:
             raise InvalidInputError(
@@ -126,7 +124,7 @@ class Journal:
         if version > _VERSION:
             raise InvalidInputError(
                 f"The journal {str(self.path)!r} was written by a newer version of this package (format {version}; "
-                f"this one knows {_VERSION}). Update the package, or name another file."
+                f"this one knows {_VERSION}). Update the package, or name another file, which asks all rows."
             )
         if version == 1:  # it held no columns of the rows' records
             execute(f"ALTER TABLE rows ADD COLUMN columns {COLUMNS['columns'].sql}")
@@ -148,8 +146,10 @@ class Journal:
             try:
                 with self._lock:
                     found = self._connection.execute(_KNOWN, (until, self.known_until, _KNOWN_AT_A_TIME)).fetchall()
-            except sqlite3.Error as error:
-                raise unusable(self.path, error) from error
+                    if found and found[-1][0] <= until:  # it would never end
+                        raise ValueError("its rows have no order")
+            except UNREADABLE as error:
+                raise self._unusable(error) from error
             if not found:
                 return
             yield from map(Known._make, found)
@@ -160,9 +160,12 @@ class Journal:
         try:
             with self._lock:
                 found = self._connection.execute("SELECT response FROM rows WHERE position = ?", (position,)).fetchone()
-        except sqlite3.Error as error:
-            raise unusable(self.path, error) from error
+        except UNREADABLE as error:
+            raise self._unusable(error) from error
         return None if found is None else found[0]
+
+    def _unusable(self, error: Exception) -> InvalidInputError:
+        return unusable(self.path, error, lambda: salvage(self._connection, self.path, _make))
 
     def write(self, settled: Sequence[Outcome], released: Sequence[int], claimed: Sequence[Claim]) -> None:
         """Write all of this or nothing.
@@ -179,6 +182,8 @@ class Journal:
             try:
                 self._write(settled, released, claimed)
             except sqlite3.Error as error:
+                if "malformed" in str(error) or "not a database" in str(error):
+                    raise self._unusable(error) from error
                 # What has been answered is recorded in the room that was reserved; nothing more is begun.
                 if self._durable and self._reserve.release() and settled:
                     with contextlib.suppress(sqlite3.Error):
@@ -208,18 +213,27 @@ class Journal:
     def close(self) -> None:
         """Close the file. It is one file then, that others may use and copy."""
         with self._lock:
+            if self._durable:
+                self._reserve.release()  # the journal may need it now
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
-            if self._durable:
-                self._reserve.release()
+
+
+def _make(connection: sqlite3.Connection, run: str) -> None:
+    """Make a journal of an empty database."""
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    connection.execute("INSERT INTO run VALUES ('run', ?)", (run,))
+    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 class Reader:
     """Reads a journal that nobody is writing to. Keeps it closed in between, so that the next run may open it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
+        self.path = path.absolute()
 
     def stamp(self) -> tuple[int, int]:
         """Return what changes when somebody writes to the file.
@@ -228,9 +242,9 @@ class Reader:
             InvalidInputError: The file is gone.
         """
         try:
-            stat = self._path.stat()
+            stat = self.path.stat()
         except OSError as error:
-            raise InvalidInputError(f"The journal {str(self._path)!r} is not there any more.") from error
+            raise InvalidInputError(f"The journal {str(self.path)!r} is not there any more.") from error
         return stat.st_mtime_ns, stat.st_size
 
     def select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -239,13 +253,13 @@ class Reader:
         Raises:
             InvalidInputError: The file is gone or in use.
         """
-        if not self._path.exists():
-            raise InvalidInputError(f"The journal {str(self._path)!r} is not there any more.")
-        with contextlib.closing(connect(self._path)) as connection:
+        if not self.path.exists():
+            raise InvalidInputError(f"The journal {str(self.path)!r} is not there any more.")
+        with contextlib.closing(connect(self.path)) as connection:
             try:
                 return connection.execute(sql, values).fetchall()
-            except sqlite3.Error as error:
-                raise unusable(self._path, error) from error
+            except UNREADABLE as error:
+                raise unusable(self.path, error, lambda: salvage(connection, self.path, _make)) from error
 
 
 def discard(path: Path) -> None:
@@ -261,7 +275,7 @@ def discard(path: Path) -> None:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise unusable(path, error) from error
     finally:
         connection.close()

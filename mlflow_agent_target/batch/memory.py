@@ -16,8 +16,8 @@ from mlflow_agent_target.batch.records import (
     answer_outcome,
     digest,
     error_outcome,
-    parsed,
 )
+from mlflow_agent_target.batch.shown import parsed
 from mlflow_agent_target.formats.answers import AgentResponse
 
 # Functions that share a journal share the object that has it open: a journal is one process's alone.
@@ -49,7 +49,7 @@ class Memory:
             asking = self._asking.setdefault(key, threading.Lock())
         with asking:
             if (position := self._answered.get(key)) is not None:
-                return AgentResponse(parsed(self._journal.response(position)))
+                return AgentResponse(parsed(position, self._journal.response(position)))
             with self._lock:
                 position = self._positions.setdefault(key, self._next)
                 self._next = max(self._next, position + 1)

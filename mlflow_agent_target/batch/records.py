@@ -9,10 +9,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from mlflow_agent_target.errors import AgentTargetError, InvalidInputError, InvalidResponseError
+from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.text import plain
 
@@ -102,7 +102,7 @@ def row_claim(position: int, id_: Any, inputs: Any, columns: Mapping[str, Any] |
         columns: The columns of its record that the result carries; None for none.
     """
     text = _text(inputs)
-    kept = None if columns is None else _storable(json.dumps(columns, ensure_ascii=False, default=str))
+    kept = None if columns is None else _storable(_columns_text(columns))
     return Claim(position, _digest(text), _id_text(id_), kept), len(text) + len(kept or "")
 
 
@@ -116,13 +116,14 @@ def answer_outcome(claim: Claim, answer: AgentResponse, attempts: int) -> Outcom
         response = json.dumps(answer, ensure_ascii=False)
     except RecursionError as error:
         raise InvalidResponseError(
-            "The agent answered, but its answer is nested too deeply to be recorded.", attempts=attempts
+            f"The agent answered, but its answer is nested too deeply to be recorded. Its text: {answer.output_text}",
+            attempts=attempts,
         ) from error
     tokens = _tokens(answer)
     return Outcome(
         *claim,
         OK,
-        response=response if _is_storable(response) else json.dumps(answer),
+        response=response if is_storable(response) else json.dumps(answer),
         output_text=_storable(answer.output_text),
         attempts=attempts,
         input_tokens=tokens.get("input_tokens"),
@@ -145,14 +146,6 @@ def error_outcome(claim: Claim, error: BaseException, attempts: int, seconds: fl
     )
 
 
-def shown(values: tuple[Any, ...]) -> dict[str, Any]:
-    """Return the values of the columns `SHOWN` by the names that results give them, with JSON read."""
-    return {
-        name: parsed(value) if column.is_json and value is not None else value
-        for name, column, value in zip(SHOWN_NAMES, SHOWN.values(), values, strict=True)
-    }
-
-
 def cost(input_tokens: int | None, output_tokens: int | None, prices: Sequence[float] | None) -> float | None:
     """Return what tokens cost; None where no price is known, or nothing was counted.
 
@@ -165,16 +158,9 @@ def cost(input_tokens: int | None, output_tokens: int | None, prices: Sequence[f
     return ((input_tokens or 0) * prices[0] + (output_tokens or 0) * prices[1]) / 1e6
 
 
-def parsed(text: Any) -> Any:
-    """Return a cell's JSON as a value.
-
-    Raises:
-        InvalidInputError: It is none.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidInputError(f"The journal is damaged: a cell of it is no JSON ({error}).") from error
+def is_same_id(then: str, now: str) -> bool:
+    """Return whether an id is the one that a journal has. Earlier versions kept the numbers of CSV as text."""
+    return then in (now, json.dumps(now))
 
 
 def digest(inputs: Any) -> bytes:
@@ -212,8 +198,30 @@ def _id_text(id_: Any) -> str:
         return "null"  # a frame's missing id
     try:
         return json.dumps(id_, default=str, allow_nan=False)
-    except (TypeError, ValueError):
-        return json.dumps(str(id_))
+    except Exception:  # whatever a caller's object raises
+        return json.dumps(_said(id_))
+
+
+def _columns_text(columns: Mapping[str, Any]) -> str:
+    """Return the columns of a record as JSON, whatever they hold: as text what is nothing that JSON knows."""
+    try:
+        return json.dumps(columns, ensure_ascii=False, default=str)
+    except Exception:  # names that are no text, values within themselves, whatever a caller's object raises
+        return json.dumps({str(name): _cell(value) for name, value in columns.items()}, ensure_ascii=False)
+
+
+def _cell(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, default=str))
+    except Exception:
+        return _said(value)
+
+
+def _said(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return type(value).__name__
 
 
 def _request_id(ended: AgentResponse | BaseException) -> str | None:
@@ -230,7 +238,8 @@ def _tokens(answer: AgentResponse) -> dict[str, Any]:
     return {key: count for key, count in usage.items() if isinstance(count, int) and abs(count) < 1 << 63}
 
 
-def _is_storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
+    """Return whether text has no halves of surrogate pairs, which JSON can hold, and UTF-8 and SQLite can't."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -239,39 +248,4 @@ def _is_storable(text: str) -> bool:
 
 
 def _storable(text: str) -> str:
-    """Return text without halves of surrogate pairs, which JSON can hold and SQLite can't."""
-    return text if _is_storable(text) else text.encode("utf-8", "replace").decode()
-
-
-@dataclass(frozen=True)
-class BatchRow:
-    """What came of one row.
-
-    Attributes:
-        index: Its place among the inputs, from 0.
-        id: The value of its `id` column; None where there is none.
-        status: "ok", "failed", or "in_doubt" for a row that an earlier process had in flight when it ended, where
-            `rerun_in_doubt=False` left it so.
-        response: The whole answer; None unless "ok".
-        output_text: All text of the answer; None unless "ok".
-        error: The error's class; None unless "failed".
-        error_message: What the error says; None unless "failed".
-        attempts: How many times it was sent.
-        seconds: How long the last attempt took.
-        columns: The columns of its record that the result carries, by name; None where it carries none.
-        usage: The answer's tokens (`input_tokens`, `output_tokens`, `total_tokens`); None where they are not counted.
-        request_id: The platform's id of the request; None where it gave none.
-    """
-
-    index: int
-    id: Any
-    status: str
-    response: AgentResponse | None = field(repr=False)
-    output_text: str | None
-    error: str | None
-    error_message: str | None
-    attempts: int
-    seconds: float | None
-    usage: dict[str, int] | None
-    request_id: str | None
-    columns: dict[str, Any] | None = None
+    return text if is_storable(text) else text.encode("utf-8", "replace").decode()

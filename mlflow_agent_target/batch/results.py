@@ -13,28 +13,18 @@ from typing import Any, overload
 
 from mlflow_agent_target.batch import exports
 from mlflow_agent_target.batch.journal import Reader, delete
-from mlflow_agent_target.batch.records import (
-    FAILED,
-    IN_DOUBT,
-    OK,
-    SHOWN,
-    SHOWN_NAMES,
-    TOKENS,
-    BatchRow,
-    cost,
-    parsed,
-    shown,
-)
-from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, SHOWN, SHOWN_NAMES, TOKENS, cost
+from mlflow_agent_target.batch.shown import BatchRow, batch_row, kept_columns, parsed, record
+from mlflow_agent_target.batch.sqlite import unusable
 
 _ROWS_AT_A_TIME = 256
 _MOST_LATENCIES = 10_000
 _ENDED = f"state IN ('{OK}', '{FAILED}', '{IN_DOUBT}')"
 _IS_FAILED = f"state = '{FAILED}'"
 _PERCENTILES = (50, 90, 95, 99)
-_SELECT = f"SELECT {', '.join(SHOWN)}, columns FROM rows"
-# What goes before the name of a kept column that a result has, too.
-_CLASH = "input_"
+_SUMS = ", ".join(f"CASE WHEN count({name}) THEN total({name}) END" for name in ("attempts", *TOKENS))
+_IS_TIMED = "attempts > 0 AND typeof(seconds) = 'real'"
+_ALL = f"{', '.join(SHOWN)}, columns"
 
 
 class BatchResult(Sequence[BatchRow]):
@@ -87,6 +77,12 @@ class BatchResult(Sequence[BatchRow]):
             )
         return {**self.__dict__, "_found": None}
 
+    def __copy__(self) -> BatchResult:
+        return self  # nothing of it changes
+
+    def __deepcopy__(self, memo: Any) -> BatchResult:
+        return self
+
     def __len__(self) -> int:
         return len(self._positions())
 
@@ -99,7 +95,7 @@ class BatchResult(Sequence[BatchRow]):
         return self._found[1]
 
     def __iter__(self) -> Iterator[BatchRow]:
-        return map(_row, self._values())
+        return (batch_row(values, kept) for *values, kept in self._values(_ALL))
 
     @overload
     def __getitem__(self, index: int) -> BatchRow: ...
@@ -113,7 +109,8 @@ class BatchResult(Sequence[BatchRow]):
             position = positions[operator.index(index)]
         except IndexError:
             raise IndexError(f"There is no row {index}: {len(positions)} have ended.") from None
-        return _row(self._reader.select(f"{_SELECT} WHERE position = ?", position)[0])
+        *values, kept = self._reader.select(f"SELECT {_ALL} FROM rows WHERE position = ?", position)[0]
+        return batch_row(values, kept)
 
     def __repr__(self) -> str:
         counts = self._reader.select(f"SELECT state, count(*) FROM rows WHERE {self._where} GROUP BY state")
@@ -140,10 +137,9 @@ class BatchResult(Sequence[BatchRow]):
         """
         where = self._where
         counts = dict(self._reader.select(f"SELECT state, count(*) FROM rows WHERE {where} GROUP BY state"))
-        attempts, *tokens = self._reader.select(
-            f"SELECT sum(attempts), {', '.join(f'sum({name})' for name in TOKENS)} FROM rows WHERE {where}"
-        )[0]
-        counted: dict[str, int | None] = dict(zip(TOKENS, tokens, strict=True))
+        # total, since sum refuses what has no room in 64 bits: agents may send any number.
+        attempts, *tokens = self._reader.select(f"SELECT {_SUMS} FROM rows WHERE {where}")[0]
+        counted = {name: None if count is None else int(count) for name, count in zip(TOKENS, tokens, strict=True)}
         errors = self._reader.select(
             f"SELECT error, count(*) FROM rows WHERE {where} AND {_IS_FAILED} GROUP BY error "
             "ORDER BY count(*) DESC, error"
@@ -153,7 +149,7 @@ class BatchResult(Sequence[BatchRow]):
             OK: counts.get(OK, 0),
             FAILED: counts.get(FAILED, 0),
             IN_DOUBT: counts.get(IN_DOUBT, 0),
-            "attempts": attempts or 0,
+            "attempts": int(attempts or 0),
             "seconds": round(self._seconds, 3),
             "rows_per_second": round(self._sent / self._seconds, 3) if self._seconds else 0.0,
             "latency": self._latency(),
@@ -166,7 +162,7 @@ class BatchResult(Sequence[BatchRow]):
         return cost(counted["input_tokens"], counted["output_tokens"], self._price_per_million)
 
     def _latency(self) -> dict[str, float]:
-        where = f"{self._where} AND attempts > 0 AND seconds IS NOT NULL"
+        where = f"{self._where} AND {_IS_TIMED}"
         count = self._reader.select(f"SELECT count(*) FROM rows WHERE {where}")[0][0]
         if not count:
             return {}
@@ -176,7 +172,7 @@ class BatchResult(Sequence[BatchRow]):
 
     def latencies(self) -> list[float]:
         """Return the seconds of the rows' last attempts; of many rows, those of every second, third, ... row."""
-        sql = f"SELECT seconds FROM rows WHERE {self._where} AND attempts > 0 AND position % ? = 0 AND seconds > 0"
+        sql = f"SELECT seconds FROM rows WHERE {self._where} AND {_IS_TIMED} AND seconds > 0 AND position % ? = 0"
         return [seconds for (seconds,) in self._reader.select(sql, len(self) // _MOST_LATENCIES + 1)]
 
     def to_pandas(self) -> Any:
@@ -188,7 +184,7 @@ class BatchResult(Sequence[BatchRow]):
         Raises:
             InvalidInputError: pandas is not installed.
         """
-        frame = exports.to_pandas(self._records(), [*self._kinds(), *SHOWN_NAMES])
+        frame = exports.to_pandas(self._records(reads_answers=True), self._names())
         if self._index is not None:
             frame.index = self._index[list(self._positions())]
         return frame
@@ -214,7 +210,7 @@ class BatchResult(Sequence[BatchRow]):
         Raises:
             InvalidInputError: The file can't be written.
         """
-        exports.to_csv(self._records(), [*self._kinds(), *SHOWN_NAMES], Path(path))
+        exports.to_csv(self._records(), self._names(), Path(path))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file with a row for each, with the columns of `to_pandas`.
@@ -228,9 +224,7 @@ class BatchResult(Sequence[BatchRow]):
         Raises:
             InvalidInputError: pyarrow is not installed, or the file can't be written.
         """
-        ids = exports.Kinds()
-        kinds = self._kinds(ids)
-        exports.to_parquet(self._records(), {**kinds, "id": ids}, Path(path))
+        exports.to_parquet(self._records(), self._kinds(), Path(path))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a file of the format that its suffix says: .jsonl, .ndjson, .csv, .tsv (each also .gz) or .parquet.
@@ -245,53 +239,29 @@ class BatchResult(Sequence[BatchRow]):
         write = {".csv": self.to_csv, ".tsv": self.to_csv, ".parquet": self.to_parquet}.get(kind, self.to_jsonl)
         write(path)
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        """Yield each row by the names of its columns: kept ones, then the results'."""
-        for *values, kept in self._values():
-            yield {**{_name(name): value for name, value in _kept(kept).items()}, **shown(tuple(values))}
+    def _records(self, *, reads_answers: bool = False) -> Iterator[exports.Record]:
+        for *values, kept in self._values(_ALL):
+            yield record(values, kept, reads_answers=reads_answers)
 
-    def _kinds(self, ids: exports.Kinds | None = None) -> dict[str, exports.Kinds]:
-        """Return the names of the kept columns in the order of their first row, and what they hold."""
+    def _names(self) -> list[str]:
+        return [*(name for name in self._kinds() if name not in SHOWN_NAMES), *SHOWN_NAMES]
+
+    def _kinds(self) -> dict[str, exports.Kinds]:
+        """Return what the kept columns hold, in the order of their first row, and the ids."""
         kinds: dict[str, exports.Kinds] = {}
-        for *values, kept in self._values():
-            for name, value in _kept(kept).items():
-                kinds.setdefault(_name(name), exports.Kinds()).see(value)
-            if ids is not None:
-                ids.see(shown(tuple(values))["id"])
-        return kinds
+        ids = exports.Kinds()
+        for position, id_, kept in self._values("position, id, columns"):
+            ids.see(parsed(position, id_))
+            for name, value in kept_columns(position, kept).items():
+                kinds.setdefault(name, exports.Kinds()).see(value)
+        return {**kinds, "id": ids}
 
-    def _values(self) -> Iterator[tuple[Any, ...]]:
+    def _values(self, columns: str) -> Iterator[tuple[Any, ...]]:
+        """Yield these columns of the rows, of which the position is the first."""
+        where = f"{self._where} AND position > ? ORDER BY position LIMIT {_ROWS_AT_A_TIME}"
         after = -1
-        while found := self._reader.select(
-            f"{_SELECT} WHERE {self._where} AND position > ? ORDER BY position LIMIT ?",
-            after,
-            _ROWS_AT_A_TIME,
-        ):
+        while found := self._reader.select(f"SELECT {columns} FROM rows WHERE {where}", after):
             yield from found
+            if found[-1][0] <= after:  # it would never end
+                raise unusable(self._reader.path, ValueError("its rows have no order"))
             after = found[-1][0]
-
-
-def _name(name: str) -> str:
-    # One that is called so by itself is moved on, so that two are never one.
-    own = name
-    while own.startswith(_CLASH) and own not in SHOWN_NAMES:
-        own = own.removeprefix(_CLASH)
-    return f"{_CLASH}{name}" if own in SHOWN_NAMES else name
-
-
-def _kept(columns: str | None) -> dict[str, Any]:
-    return {} if columns is None else parsed(columns)
-
-
-def _row(values: tuple[Any, ...]) -> BatchRow:
-    *given, kept = values
-    record = shown(tuple(given))
-    tokens = {name: record.pop(name) for name in TOKENS}
-    usage = None if tokens["input_tokens"] is None else tokens
-    response = record.pop("response")
-    return BatchRow(
-        **record,
-        usage=usage,
-        response=None if response is None else AgentResponse(response, request_id=record["request_id"]),
-        columns=None if kept is None else parsed(kept),
-    )

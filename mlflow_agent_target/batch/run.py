@@ -15,7 +15,7 @@ from mlflow_agent_target.batch.cells import Row
 from mlflow_agent_target.batch.journal import Journal, delete
 from mlflow_agent_target.batch.policy import BatchOptions
 from mlflow_agent_target.batch.progress import Observer, Tally, watching
-from mlflow_agent_target.batch.records import row_claim
+from mlflow_agent_target.batch.records import is_same_id, row_claim
 from mlflow_agent_target.batch.results import BatchResult
 from mlflow_agent_target.batch.scheduler import Scheduler
 from mlflow_agent_target.batch.signals import Signals
@@ -126,10 +126,10 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchO
                     f"Row {position} is not the one that the journal {str(record.path)!r} has there: that belongs to "
                     "other inputs. Name another file as the journal, or give the inputs in the same order."
                 )
-            if ahead.id != claim.id:
+            if not is_same_id(ahead.id, claim.id):
                 raise InvalidInputError(
                     f"Row {position} has the id {claim.id}, but {ahead.id} in the journal {str(record.path)!r}. Take "
-                    "the ids from the same column as then (id_column), or name another file as the journal."
+                    "the ids from the same column as then (id_column). Another journal would ask all rows again."
                 )
             is_sent = options.sends_again(ahead.state)
             ahead = next(known, None)

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_agent_target.errors import InvalidInputError
+
+# What using a damaged file may raise: SQLite's own errors, and Python's, since it may hold anything.
+UNREADABLE = (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
+# What SQLite says where a file can't be used though it isn't damaged: what that is, and what to do.
+_KNOWN = {
+    "locked": ("is in use by another run", "Wait for that to end, or name another file."),
+    "not a database": (
+        "is no journal, or its beginning is damaged",
+        "Name another file as the journal, which asks all rows, or put back a copy of it that is whole.",
+    ),
+    "unable to open": ("can't be opened", "Check that its folder exists and may be written to."),
+    "readonly": ("may not be written to", "Change its permissions, or go on with a copy of it."),
+    "disk is full": ("can't be written: the disk is full", "Make room, and make the same call again."),
+    "disk I/O": ("can't be read or written: disk I/O error", "Look after the disk, and make the same call again."),
+}
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -22,19 +38,16 @@ def connect(path: Path) -> sqlite3.Connection:
         raise unusable(path, error) from error
 
 
-def unusable(path: Path, error: Exception) -> InvalidInputError:
-    """Return the error that a journal can't be used, from what SQLite or Python says of it."""
+def unusable(path: Path, error: Exception, save: Callable[[], str] = lambda: "") -> InvalidInputError:
+    """Return the error that a journal can't be used.
+
+    Args:
+        path: The journal.
+        error: What SQLite or Python say of it.
+        save: Saves what can be read of a damaged one, and says what to do.
+    """
     said = str(error)
-    if "locked" in said:
-        what, advice = "is in use by another run", "Wait for that to end, or name another file."
-    elif "not a database" in said:
-        what, advice = "is no journal", "Name another file as the journal."
-    elif "unable to open" in said:
-        what, advice = "can't be opened", "Check that its folder exists and may be written to."
-    else:
-        what = f"is damaged, or can't be read ({said})"
-        advice = (
-            f"What it holds can be saved to a new file, which the same call then goes on with: sqlite3 '{path}' "
-            ".recover | sqlite3 NEW_FILE. With a file of another name all rows are asked again."
-        )
-    return InvalidInputError(f"The journal {str(path)!r} {what}. {advice}")
+    for known, (what, advice) in _KNOWN.items():
+        if known in said:
+            return InvalidInputError(f"The journal {str(path)!r} {what}. {advice}")
+    return InvalidInputError(f"The journal {str(path)!r} is damaged ({said}). {save()}".rstrip())

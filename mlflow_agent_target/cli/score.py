@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from mlflow_agent_target.batch.records import BatchRow
     from mlflow_agent_target.batch.results import BatchResult
+    from mlflow_agent_target.batch.shown import BatchRow
 
 _ERRORS_SHOWN = 3
 

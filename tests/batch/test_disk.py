@@ -23,6 +23,11 @@ MOUNTS = """\
 6 1 0:9 / /cloud rw - fuse.s3fs s3fs rw
 7 1 0:10 / /container rw - fuse.fuse-overlayfs fuse-overlayfs rw
 8 1 0:11 / /vm rw - virtiofs share rw
+11 1 0:14 / /sshfs rw - fuse.sshfs ann@host:/home rw
+12 1 0:15 / /blob rw - fuse blobfuse2 rw
+13 1 0:16 / /volume rw - fuse.glusterfs server:/volume rw
+15 1 0:18 / /tab\\011share rw - nfs server:/tab rw
+16 1 0:19 / /sshfs-backup rw - ext4 /dev/sdc rw
 9 1 0:12 / /memory rw - tmpfs tmpfs rw
 10 1 0:13 / /data/share/local rw - xfs /dev/sdb rw
 a line that is none
@@ -36,6 +41,11 @@ PATHS: dict[str, str | None] = {
     "/windows share/a/j.db": "kind cifs, mounted at /windows share",
     "/host/j.db": "kind 9p",
     "/cloud/j.db": "kind fuse.s3fs",
+    "/sshfs/j.db": "kind fuse.sshfs",
+    "/blob/j.db": "kind fuse blobfuse2, mounted at /blob",
+    "/volume/j.db": "kind fuse.glusterfs",
+    "/tab\tshare/j.db": "kind nfs",
+    "/sshfs-backup/j.db": None,
     "/container/j.db": None,
     "/vm/j.db": None,
     "/memory/j.db": None,
@@ -50,6 +60,12 @@ PATHS: dict[str, str | None] = {
 def test_network_shares_and_cloud_storage_are_not_trusted(path: str, where: str | None) -> None:
     found = untrusted(Path(path), MOUNTS)
     assert found is None if where is None else where in (found or "")
+
+
+@pytest.mark.parametrize(("at", "is_trusted"), [("/", True), ("/mnt/c", False)])
+def test_the_root_of_a_sandbox_is_its_own(at: str, is_trusted: bool) -> None:
+    """gVisor mounts it as 9p; so do virtual machines mount folders of their host."""
+    assert (untrusted(Path("/mnt/c/j.db"), f"1 0 0:1 / {at} rw - 9p none rw") is None) == is_trusted
 
 
 def test_this_machines_own_disk_is(tmp_path: Path) -> None:
@@ -90,6 +106,14 @@ def test_a_disk_that_is_small_is_not_filled(small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 2_000_000))
     Reserve(small_disk / "j.db")
     assert shutil.disk_usage(small_disk).free > 1_900_000
+
+
+def test_a_disk_that_is_nearly_full_has_room_for_a_small_batch(small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 1_000_000))
+    journal = Journal(small_disk / "j.db", {})
+    journal.write([Outcome(0, b"d", "null", None, OK, "{}")], [], [])
+    journal.close()
+    assert Reader(small_disk / "j.db").select("SELECT state FROM rows") == [("ok",)]
 
 
 def test_a_reserve_is_given_back_once(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
-from mlflow_agent_target import AgentTargetClient, AuthenticationError, BatchResult, InvalidInputError
+from mlflow_agent_target import AgentResponse, AgentTargetClient, AuthenticationError, BatchResult, InvalidInputError
 from mlflow_agent_target.batch.exports import check_writable
+from mlflow_agent_target.batch.journal import Journal
+from mlflow_agent_target.batch.records import Claim, answer_outcome
 from mlflow_agent_target.server import LocalServer
 from tests.conftest import user
 from tests.counting_server import CountingServer
@@ -26,6 +31,7 @@ COLUMNS = [
     *("input_tokens", "output_tokens", "total_tokens", "request_id"),
 ]
 KEPT = ["question"]
+HALF = chr(0xD800)  # half of a surrogate pair
 
 
 def check(frame: pandas.DataFrame) -> None:
@@ -133,6 +139,77 @@ def test_kept_columns_have_their_own_types_and_names(counting: CountingServer, t
     assert list(pandas.read_csv(tmp_path / "a.csv")["l"]) == ["[1]", "[2]"]
     unkept = AgentTargetClient(counting.target_uri).predict_batch("instant", records)
     assert list(unkept.to_pandas().columns) == COLUMNS
+
+
+def test_numbers_that_a_float_cannot_hold_are_written_as_they_are(counting: CountingServer, tmp_path: Path) -> None:
+    large = (1 << 53) + 1
+    records = [{"id": 1, "input": "row 1", "a": large, "b": large}, {"id": 2, "input": "row 2", "a": 1.5, "b": 1}]
+    results = AgentTargetClient(counting.target_uri).predict_batch("instant", records, keep_columns=True)
+    results.to_parquet(tmp_path / "a.parquet")
+    frame = pandas.read_parquet(tmp_path / "a.parquet")
+    assert list(frame["a"]) == [str(large), "1.5"]
+    assert list(frame["b"]) == [large, 1]
+
+
+NO_JSON: dict[str, tuple[Any, Any]] = {
+    "no number": (float("nan"), None),
+    "infinity": ([float("inf"), {"a": -float("inf"), "b": 1.5}], [None, {"a": None, "b": 1.5}]),
+    "half of a pair": ({"a": f"ä{HALF}"}, {"a": f"ä{HALF}"}),
+    "a word": ("NaN and Infinity", "NaN and Infinity"),
+}
+
+
+@pytest.mark.parametrize(("said", "read"), NO_JSON.values(), ids=NO_JSON)
+def test_every_program_can_read_what_is_written(said: Any, read: Any, tmp_path: Path) -> None:
+    answer = AgentResponse({"output": [], "said": said})
+    journal = Journal(tmp_path / "j.db", {})
+    claim = Claim(0, b"d", json.dumps(HALF), json.dumps({"k": [float("nan")]}))
+    journal.write([answer_outcome(claim, answer, 1)], [], [])
+    journal.close()
+    results = BatchResult(tmp_path / "j.db")
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        results.write(tmp_path / name)
+    (line,) = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    written = json.loads(line, parse_constant=refuse)
+    assert (written["response"], written["k"], written["id"]) == ({"output": [], "said": read}, [None], HALF)
+    for frame in (pandas.read_csv(tmp_path / "a.csv"), pandas.read_parquet(tmp_path / "a.parquet")):
+        assert json.loads(frame["response"][0], parse_constant=refuse) == {"output": [], "said": read}
+        assert json.loads(frame["k"][0], parse_constant=refuse) == [None]
+    assert json.loads(pandas.read_parquet(tmp_path / "a.parquet")["id"][0]) == HALF
+
+
+def test_a_pipe_is_written_to_and_not_replaced(results: BatchResult, tmp_path: Path) -> None:
+    """Nor is a device, such as /dev/null."""
+    pipe = tmp_path / "a.jsonl"
+    os.mkfifo(pipe)
+    check_writable(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text, encoding="utf-8")
+        results.write(pipe)
+        assert len(read.result(60).splitlines()) == 3
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_compressed_file_names_what_is_in_it(results: BatchResult, tmp_path: Path) -> None:
+    results.write(tmp_path / "a.csv.gz")
+    assert b"a.csv\0" in (tmp_path / "a.csv.gz").read_bytes()[:20]
+
+
+def test_csv_may_have_any_name(results: BatchResult, tmp_path: Path) -> None:
+    results.to_csv(tmp_path / "a.txt")
+    assert list(pandas.read_csv(tmp_path / "a.txt")["id"]) == [10, 20, 30]
+
+
+def test_a_standard_output_of_text_only_has_them_too(results: BatchResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a notebook."""
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    results.write("-")
+    assert [json.loads(line)["index"] for line in out.getvalue().splitlines()] == [0, 1, 2]
 
 
 UNKNOWN = "name a file of .jsonl, .ndjson, .csv, .tsv, .parquet"

@@ -22,6 +22,7 @@ from mlflow_agent_target import AgentTargetError, BatchResult, InvalidInputError
 from mlflow_agent_target.batch import journal as journal_module
 from mlflow_agent_target.batch.journal import Journal, Reader, delete, discard
 from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, RELEASED, Claim, Outcome
+from mlflow_agent_target.batch.sqlite import unusable
 
 ABOUT = {"endpoint": "a", "target": "http://127.0.0.1:1"}
 
@@ -115,12 +116,14 @@ def test_a_damaged_journal_is_an_error_in_words_or_still_read(tmp_path: Path) ->
     """Whatever happened to it."""
     path = tmp_path / "j.db"
     journal = Journal(path, ABOUT)
-    journal.write([Outcome(n, b"d" * 16, f'"{n}"', '{"a": 1}', OK, '{"output": []}') for n in range(300)], [], [])
+    rows = [Outcome(n, b"d" * 16, f'"{n}"', '{"a": 1}', OK, '{"output": []}', "t", seconds=0.5) for n in range(300)]
+    journal.write(rows, [], [])
     journal.close()
     whole = path.read_bytes()
     said = set()
     for seed in range(150):
         delete(path)
+        path.with_name("j.db.saved").unlink(missing_ok=True)
         path.write_bytes(damaged(whole, seed))
         try:
             journal = Journal(path, ABOUT)
@@ -130,13 +133,51 @@ def test_a_damaged_journal_is_an_error_in_words_or_still_read(tmp_path: Path) ->
             finally:
                 journal.close()
             result = BatchResult(path)
-            repr(result), result.summary(), list(result), result.failed
+            repr(result), result.summary(), list(result), result.latencies(), list(result.failed)
+            for suffix in ("jsonl", "csv", "parquet"):
+                result.write(tmp_path / f"a.{suffix}")
         except AgentTargetError as error:
-            said.add("recover" in str(error))
+            said.add("saved in" in str(error))
     assert True in said
 
 
-@pytest.mark.parametrize("value", ["no JSON", "7", '"text"', "null", "[]"])
+def test_rows_without_an_order_are_damage_and_no_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that points back to itself."""
+    journal = Journal(tmp_path / "j.db", ABOUT)
+    journal.write([settle(0), settle(1)], [], [])
+    journal.known_until = 2
+    monkeypatch.setattr(journal_module, "_KNOWN", "SELECT 0, digest, id, state FROM rows WHERE ? < ? LIMIT ?")
+    with pytest.raises(InvalidInputError, match=r"is damaged \(its rows have no order\)"):
+        list(journal.known())
+    journal.close()
+
+
+def test_damage_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    """Room would not mend it."""
+    path = tmp_path / "j.db"
+    journal = Journal(path, ABOUT)
+    journal.write([settle(n)._replace(response='{"a": "' + "x" * 500 + '"}') for n in range(2000)], [], [])
+    journal.close()
+    whole = bytearray(path.read_bytes())
+    again = Journal(path, ABOUT)
+    again.write([], [], [])
+    with path.open("r+b") as file:
+        file.seek(4096 * 3)
+        file.write(os.urandom(len(whole) - 4096 * 3))
+    again._connection.execute("PRAGMA shrink_memory")
+    with pytest.raises(AgentTargetError, match="is damaged") as raised:
+        again.write([settle(n) for n in range(2000)], [], [])
+    assert "Make room" not in str(raised.value)
+    again.close()
+
+
+def test_a_file_that_may_not_be_written_to_is_not_called_damaged(tmp_path: Path) -> None:
+    said = str(unusable(tmp_path, sqlite3.OperationalError("attempt to write a readonly database")))
+    assert "may not be written to" in said
+    assert "damaged" not in said
+
+
+@pytest.mark.parametrize("value", ["no JSON", "7", '"text"', "null", "[]", "[" * 100_000])
 def test_a_journal_of_which_nobody_knows_what_it_belongs_to(value: str, tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     Journal(path, ABOUT).close()

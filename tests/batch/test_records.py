@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_agent_target import AgentError, AgentResponse, InvalidInputError
+from mlflow_agent_target import AgentError, AgentResponse, InvalidInputError, InvalidResponseError
 from mlflow_agent_target.batch.records import (
     CLAIMED,
     COLUMNS,
@@ -23,8 +23,8 @@ from mlflow_agent_target.batch.records import (
     answer_outcome,
     digest,
     error_outcome,
+    is_same_id,
     row_claim,
-    shown,
 )
 
 HALF = chr(0xD800)  # half of a surrogate pair
@@ -63,19 +63,6 @@ def test_results_show_all_but_the_digest() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("outcome", "differs"),
-    [
-        (Outcome(*CLAIM, OK, response='{"a": [1]}', output_text="{}"), {"response": {"a": [1]}, "output_text": "{}"}),
-        (Outcome(*CLAIM, FAILED, error="E"), {"status": "failed", "error": "E"}),
-        (Outcome(7, b"", "null", None, OK), {"id": None}),
-    ],
-)
-def test_what_is_shown_of_a_row(outcome: Outcome, differs: dict[str, Any]) -> None:
-    empty = {**dict.fromkeys(SHOWN_NAMES), "index": 7, "id": "a", "status": "ok", "attempts": 0}
-    assert shown(tuple(getattr(outcome, name) for name in SHOWN)) == {**empty, **differs}
-
-
 IDS = [
     (7, "7"),
     ("7", '"7"'),
@@ -94,6 +81,58 @@ IDS = [
 @pytest.mark.parametrize(("id_", "text"), IDS, ids=[text for _, text in IDS])
 def test_any_id_is_claimed_as_json(id_: Any, text: str) -> None:
     assert row_claim(3, id_, "hi", None) == (Claim(3, digest("hi"), text), 4)
+
+
+class Unsayable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+WITHIN_ITSELF: list[Any] = []
+WITHIN_ITSELF.append(WITHIN_ITSELF)
+KEPT: dict[str, tuple[dict[Any, Any], dict[str, Any]]] = {
+    "what JSON knows": ({"q": "ä", "n": 1, "l": [1, None]}, {"q": "ä", "n": 1, "l": [1, None]}),
+    "names that are no text": ({1: "a", ("b", "c"): 2}, {"1": "a", "('b', 'c')": 2}),
+    "keys that are no text": ({"d": {(1, 2): 3}, "q": "a"}, {"d": "{(1, 2): 3}", "q": "a"}),
+    "a value within itself": ({"l": WITHIN_ITSELF, "n": 1}, {"l": "[[...]]", "n": 1}),
+    "an object": ({"z": 1j}, {"z": "1j"}),
+    "an object that can't be said": ({"z": Unsayable(), "n": 1}, {"z": "Unsayable", "n": 1}),
+    "half of a pair": ({"q": HALF}, {"q": "?"}),
+}
+
+
+@pytest.mark.parametrize(("columns", "kept"), KEPT.values(), ids=KEPT)
+def test_columns_are_kept_whatever_they_hold(columns: dict[Any, Any], kept: dict[str, Any]) -> None:
+    claim, size = row_claim(0, None, "hi", columns)
+    assert claim.columns is not None
+    claim.columns.encode()  # can be stored
+    assert json.loads(claim.columns) == kept
+    assert size == 4 + len(claim.columns)
+    assert row_claim(0, Unsayable(), "hi", None)[0].id == '"Unsayable"'
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "is_same"),
+    [
+        ("7", "7", True),
+        ('"7"', "7", True),
+        ("7", "8", False),
+        ('"7"', "8", False),
+        ("null", "7", False),
+        ('"null"', "null", True),
+        ("7", '"7"', False),
+    ],
+)
+def test_ids_are_the_same_though_earlier_versions_kept_numbers_as_text(then: str, now: str, is_same: bool) -> None:
+    assert is_same_id(then, now) is is_same
+
+
+def test_an_answer_that_is_nested_too_deeply_is_an_error_with_its_text() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InvalidResponseError, match=r"nested too deeply to be recorded\. Its text: ä"):
+        answer_outcome(CLAIM, AgentResponse({"output": [TEXT], "deep": deep}), attempts=1)
 
 
 class Odd:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import pickle
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,29 @@ def test_one_with_a_journal_is_pickled_and_one_without_says_why_not(path: Path) 
     assert ([row.index for row in result], result.stopped) == ([2, 5, 6], "Ctrl-C")
     with pytest.raises(pickle.PicklingError, match=r"temporary file.*journal="):
         pickle.dumps(BatchResult(path, is_temporary=True))
+
+
+def test_a_copy_is_the_same(path: Path) -> None:
+    """Even of one in a temporary file, which goes with the last who reads it."""
+    result = BatchResult(path, is_temporary=True)
+    shallow, deep = copy.copy(result), copy.deepcopy({"a": result})["a"]
+    del result
+    assert len(shallow) == len(deep) == 7
+
+
+def test_times_that_are_none_are_left_out(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE rows SET seconds = 'long' WHERE position = 0")
+        connection.commit()
+    assert BatchResult(path).summary()["latency"]["max"] == 0.5
+    assert BatchResult(path).latencies() == [0.4, 0.2, 0.3, 0.5]
+
+
+def test_sums_that_64_bits_cannot_hold(path: Path) -> None:
+    journal = Journal(path, {})
+    journal.write([outcome(20 + n, OK, response="{}", total_tokens=2**63 - 1) for n in range(3)], [], [])
+    journal.close()
+    assert BatchResult(path).summary()["tokens"]["total_tokens"] == pytest.approx(3 * 2**63)
 
 
 def test_rows_that_come_later_are_seen(path: Path) -> None:
