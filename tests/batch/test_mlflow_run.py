@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import mlflow
@@ -61,8 +63,12 @@ def test_a_second_batch_in_a_run_shows_its_own_numbers(counting: CountingServer)
     assert (params["batch.concurrency"], params["batch_2.concurrency"]) == ("adaptive", "2")
     assert "batch_3.endpoint" not in params
     assert (metrics["batch/rows_done"], metrics["batch/ok"], metrics["batch/failed"]) == (1, 1, 0)
-    assert (metrics["batch/total_tokens"], metrics["batch/errors/InvalidInputError"]) == (7, 1)
-    assert metrics["batch/cost"] == 6.0  # of the second: two answers of three tokens
+    assert (metrics["batch/total_tokens"], metrics["batch/errors/InvalidInputError"]) == (7, 0)
+    assert math.isnan(metrics["batch/cost"])  # nobody has said the price of the third
+    costs = mlflow.MlflowClient().get_metric_history(run.info.run_id, "batch/cost")
+    assert 6.0 in [metric.value for metric in costs]  # of the second: two answers of three tokens
+    steps = [m.step for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "batch/ok")]
+    assert steps == sorted(set(steps))
     table = mlflow.load_table("batch/results.json", run_ids=[run.info.run_id])
     assert list(table["output_text"]) == ["answer to row 1"]
 
@@ -79,13 +85,47 @@ def test_a_tracking_server_that_is_slow_or_gone_holds_up_little(
             results = client.predict_batch("instant", ["row 1"])
             released.set()
         assert [row.status for row in results] == ["ok"]
-        assert any("tracking server is slow" in record.getMessage() for record in caplog.records)
+        said = "does not show the batch's last metrics, table of results, figures. No result is affected."
+        assert any(said in record.getMessage() for record in caplog.records)
         caplog.clear()
         with monkeypatch.context() as gone:
             for name in ("log_batch", "log_table", "log_figure"):
                 gone.setattr(mlflow.MlflowClient, name, broken)
             assert client.predict_batch("instant", ["row 1"]).summary()["ok"] == 1
-        assert sum("could not be logged to MLflow: gone" in record.getMessage() for record in caplog.records) >= 3
+        said = [record.getMessage() for record in caplog.records if "gone" in record.getMessage()]
+        for what in ("last metrics", "table of results", "figures"):
+            assert said.count(f"The batch's {what} could not be logged to MLflow: gone") == 1
+
+
+def test_a_tracking_server_that_is_away_for_a_moment_shows_all_in_the_end(
+    counting: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_run, asked = mlflow.MlflowClient.get_run, []
+
+    def first_fails(client: mlflow.MlflowClient, run_id: str) -> Any:
+        asked.append(run_id)
+        return broken() if len(asked) == 1 else get_run(client, run_id)
+
+    with mlflow.start_run() as run:
+        monkeypatch.setattr(mlflow.MlflowClient, "get_run", first_fails)
+        AgentTargetClient(counting.target_uri).predict_batch("instant", QUESTIONS, column="question")
+    params, metrics, artifacts = logged(run.info.run_id)
+    assert (params["batch.endpoint"], metrics["batch/ok"]) == ("instant", 2)
+    assert "batch/results.json" in artifacts
+
+
+def test_a_batch_that_fails_shows_how_far_it_got(counting: CountingServer) -> None:
+    def rows() -> Iterator[str]:
+        yield from (f"row {n}" for n in range(500))
+        raise LookupError("the source is gone")
+
+    with pytest.raises(LookupError), mlflow.start_run() as run:
+        AgentTargetClient(counting.target_uri).predict_batch("instant", rows())
+    _, metrics, artifacts = logged(run.info.run_id)
+    assert metrics["batch/rows_done"] == sum(counting.counts()["answered"].values())
+    assert (metrics["batch/in_flight"], artifacts) == (0, set())
+    assert mlflow.get_run(run.info.run_id).info.status == "FAILED"
+    assert not [thread for thread in threading.enumerate() if thread.name == "agent-target-mlflow"]
 
 
 def broken(*_: Any, **__: Any) -> None:
