@@ -127,7 +127,8 @@ class RunLog:
             self._forget()
             self.end()
             _logger.warning(
-                "The tracking server is slow: the MLflow run does not show the batch's %s. No result is affected.",
+                "The tracking server is slow, or gone: the MLflow run does not show the batch's %s. No result is "
+                "affected.",
                 ", ".join(self._missing),
             )
 
@@ -176,13 +177,15 @@ class RunLog:
         return self._client
 
     def _log_parameters(self, client: MlflowClient, shown: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
         prefix = next(
             prefix
             for prefix in itertools.chain([_FOLDER], (f"{_FOLDER}_{number}" for number in itertools.count(2)))
             if all(shown.get(f"{prefix}.{key}", str(value)) == str(value) for key, value in self._parameters.items())
         )
-        for key, value in self._parameters.items():
-            client.log_param(self._run_id, f"{prefix}.{key}", value)
+        parameters = [Param(f"{prefix}.{key}", str(value)) for key, value in self._parameters.items()]
+        client.log_batch(self._run_id, params=parameters)
 
     def _log_metrics(self, values: Mapping[str, float | None], step: int) -> None:
         from mlflow.entities import Metric

@@ -80,6 +80,7 @@ SAID: dict[str, tuple[dict[str, Any], str]] = {
 def test_it_is_said_in_a_line(given: dict[str, Any], said: str) -> None:
     progress = of(**given)
     assert str(progress) == said
+    assert progress.eta is None or progress.eta >= 0
     assert len(repr(progress)) < 500
 
 

@@ -98,6 +98,12 @@ def test_a_failure_of_all_rows_says_where_the_answers_are(scripted: Any, tmp_pat
     assert result.exit_code == 2
     assert f"What was answered is in '{tmp_path / 'a.csv.journal'}' (2 rows)." in result.stderr
     assert not (tmp_path / "a.csv").exists()
+    other = ["-o", str(tmp_path / "b.csv"), "--concurrency", "1"]
+    refused = scripted(whole({"message": "expired"}, 401))
+    nothing = CliRunner().invoke(commands, ["score", "-t", refused.target_uri, *given[3:5], *other])
+    assert (nothing.exit_code, "What was answered" in nothing.stderr) == (2, False)
+    changed = ["score", "-t", refused.target_uri, *given[3:], "--concurrency", "1"]
+    assert "What was answered" not in CliRunner().invoke(commands, changed).stderr  # the journal is another batch's
     assert CliRunner().invoke(commands, given).exit_code == 0
     assert len(pandas.read_csv(tmp_path / "a.csv")) == 4
 
