@@ -90,7 +90,6 @@ class RunLog:
         self._looks = 0
         # What is to be logged, by its name, and None at the end.
         self._jobs: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
-        self._jobs.put(("start", self._reached))
         self._missing: list[str] = []  # what is to be logged at the end, and is not yet
         self._idle = threading.Event()
         self._thread = threading.Thread(target=self._work, name="agent-target-mlflow", daemon=True)
@@ -116,7 +115,8 @@ class RunLog:
         What can't be logged, or takes too long, is a warning, and no result is lost.
         """
         self._forget()  # what is older than the end
-        jobs = {"last metrics": lambda: self._last_metrics(result)}
+        jobs: dict[str, Callable[[], object]] = {} if self._client else {"parameters": self._reached}
+        jobs |= {"last metrics": lambda: self._last_metrics(result)}
         if result is not None:
             jobs |= {"table of results": lambda: self._table(result), "figures": lambda: self._figures(result)}
         self._missing = list(jobs)

@@ -174,7 +174,7 @@ def _kept(error: AgentTargetError, journal: Path | None, result: BatchResult | N
     """Return what is to be said of the answers that are there, although the command could not run to its end."""
     from mlflow_agent_target import BatchResult, InvalidInputError
 
-    if journal is None or not journal.exists():
+    if journal is None:
         return ""
     if result is not None:
         return (

@@ -12,6 +12,7 @@ import mlflow
 import pytest
 
 from mlflow_agent_target import AgentTargetClient
+from mlflow_agent_target.batch.mlflow_run import logged as logging_to_mlflow
 from tests.batch.conftest import QUESTIONS
 from tests.counting_server import CountingServer
 
@@ -61,10 +62,10 @@ def test_a_second_batch_in_a_run_shows_its_own_numbers(counting: CountingServer)
     client = AgentTargetClient(counting.target_uri)
     with mlflow.start_run() as run:
         client.predict_batch("instant", [f"row {n}" for n in range(40)], price_per_million=(1.0, 1.0))
-        client.predict_batch("after-10", ["row 1", None, "row 3"], concurrency=2, price_per_million=(1e6, 0.0))
+        client.predict_batch("after-600", ["row 1", None, "row 3"], concurrency=2, price_per_million=(1e6, 0.0))
         client.predict_batch("instant", ["row 1"])
     params, metrics, _ = logged(run.info.run_id)
-    assert (params["batch.endpoint"], params["batch_2.endpoint"]) == ("instant", "after-10")
+    assert (params["batch.endpoint"], params["batch_2.endpoint"]) == ("instant", "after-600")
     assert (params["batch.concurrency"], params["batch_2.concurrency"]) == ("adaptive", "2")
     assert "batch_3.endpoint" not in params
     assert (metrics["batch/rows_done"], metrics["batch/ok"], metrics["batch/failed"]) == (1, 1, 0)
@@ -80,7 +81,10 @@ def test_a_second_batch_in_a_run_shows_its_own_numbers(counting: CountingServer)
 
 @pytest.mark.parametrize(
     ("blocks", "seconds", "missing"),
-    [("get_run", 0.3, "last metrics, table of results, figures"), ("log_figure", 4.0, "figures")],
+    [
+        ("get_run", 0.3, "parameters, last metrics, table of results, figures"),
+        ("log_table", 4.0, "table of results, figures"),
+    ],
 )
 def test_a_tracking_server_that_is_slow_holds_up_little(
     blocks: str,
@@ -92,14 +96,15 @@ def test_a_tracking_server_that_is_slow_holds_up_little(
 ) -> None:
     released = threading.Event()
     monkeypatch.setattr("mlflow_agent_target.batch.mlflow_run._SECONDS_AT_THE_END", seconds)
-    with mlflow.start_run(), monkeypatch.context() as slow:
-        slow.setattr(mlflow.MlflowClient, blocks, lambda *_: released.wait(60))
+    with mlflow.start_run() as run, monkeypatch.context() as slow:
+        slow.setattr(mlflow.MlflowClient, blocks, lambda *_, **__: released.wait(60))
         results = AgentTargetClient(counting.target_uri).predict_batch("instant", ["row 1"])
         released.set()
         for thread in threads():
             thread.join(30)
     assert [row.status for row in results] == ["ok"]
     assert f"does not show the batch's {missing}. No result is affected." in caplog.text
+    assert logged(run.info.run_id)[2] == set()  # nor is it logged later, when the journal may be in use
 
 
 def test_a_tracking_server_that_is_gone_is_said_once_for_each_thing(
@@ -134,8 +139,8 @@ def test_a_tracking_server_that_is_away_for_a_moment_shows_all_in_the_end(
 
 
 def test_a_batch_that_fails_shows_how_far_it_got(counting: CountingServer) -> None:
-    def rows() -> Iterator[str]:
-        yield "row 0"
+    def rows() -> Iterator[str | None]:
+        yield from ("row 0", None)
         time.sleep(0.7)  # it has been shown
         yield from (f"row {n}" for n in range(1, 50))
         while sum(counting.counts()["answered"].values()) < 50:
@@ -145,9 +150,17 @@ def test_a_batch_that_fails_shows_how_far_it_got(counting: CountingServer) -> No
     with pytest.raises(LookupError), mlflow.start_run() as run:
         AgentTargetClient(counting.target_uri).predict_batch("instant", rows())
     _, metrics, artifacts = logged(run.info.run_id)
-    assert metrics["batch/rows_done"] == 50
+    assert (metrics["batch/rows_done"], metrics["batch/errors/InvalidInputError"]) == (51, 1)
     assert (metrics["batch/in_flight"], artifacts) == (0, set())
     assert mlflow.get_run(run.info.run_id).info.status == "FAILED"
+    assert threads() == []
+
+
+def test_what_ends_all_at_once_leaves_no_thread() -> None:
+    with mlflow.start_run(), pytest.raises(KeyboardInterrupt), logging_to_mlflow(None, {}):
+        raise KeyboardInterrupt
+    for thread in threads():
+        thread.join(30)
     assert threads() == []
 
 
