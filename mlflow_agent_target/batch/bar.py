@@ -41,8 +41,7 @@ def observer_for(progress: bool | Observer | None) -> Iterator[list[Observer]]:
 def _show(bar: Any, progress: Progress) -> None:
     if bar.initial == 0 == bar.n and progress.earlier:
         bar.initial = bar.n = progress.earlier  # so that the rate is this run's
-    # A file whose rows are not counted has about as many as its part that is read lets expect.
-    bar.total = progress.total or (round(progress.done / progress.share_read) if progress.share_read else None)
+    bar.total = progress.expected
     shown = {"failed": progress.failed, "in_flight": f"{progress.in_flight}/{progress.concurrency}"}
     if progress.waiting is not None:
         shown["waiting"] = progress.waiting

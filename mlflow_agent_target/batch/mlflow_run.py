@@ -8,11 +8,14 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_target.batch.progress import Progress
 from mlflow_agent_target.batch.results import BatchResult
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _logger = logging.getLogger(__name__)
 
@@ -45,13 +48,18 @@ def logged(wanted: bool | None, parameters: dict[str, Any]) -> Iterator[RunLog |
     import mlflow
 
     active = mlflow.active_run()
-    if active is not None:
-        yield RunLog(active.info.run_id, parameters)
-    elif wanted:
-        with mlflow.start_run() as run:
-            yield RunLog(run.info.run_id, parameters)
-    else:
+    if active is None and not wanted:
         yield None
+        return
+    with contextlib.nullcontext(active) if active else mlflow.start_run() as run:
+        log = RunLog(run.info.run_id, mlflow.get_tracking_uri(), parameters)
+        try:
+            yield log
+        except Exception:
+            log.finish(None)
+            raise
+        finally:
+            log.end()
 
 
 class RunLog:
@@ -62,26 +70,35 @@ class RunLog:
 
     Args:
         run_id: The run.
+        tracking_uri: Where it is.
         parameters: What to log as its parameters.
     """
 
-    def __init__(self, run_id: str, parameters: dict[str, Any]) -> None:
+    def __init__(self, run_id: str, tracking_uri: str, parameters: dict[str, Any]) -> None:
         self._run_id = run_id
+        self._tracking_uri = tracking_uri
+        self._parameters = parameters
+        self._client: MlflowClient | None = None  # None as long as the server has not answered
+        self._first_step = 0
+        self._earlier: set[str] = set()  # the metrics of an earlier batch
+        self._warned: set[str] = set()
+        self._last: Progress | None = None
         self._next = 0.0  # when metrics are logged again, in seconds since the batch began
         # Seconds, rows done, concurrency and requests in flight, over time.
         self._points: list[tuple[float, int, int, int]] = []
         self._every = 1  # every so many looks make a point
         self._looks = 0
-        self._first_step = 0
-        self._jobs: queue.SimpleQueue[tuple[str, Callable[[], None]]] = queue.SimpleQueue()
+        # What is to be logged, by its name, and None at the end.
+        self._jobs: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
+        self._missing: list[str] = []  # what is to be logged at the end, and is not yet
         self._idle = threading.Event()
         self._thread = threading.Thread(target=self._work, name="agent-target-mlflow", daemon=True)
-        self._do("parameters", lambda: self._begin(parameters))
-        with _tolerated("numbers"):
+        with self._tolerated("numbers"):
             self._thread.start()
 
     def __call__(self, progress: Progress) -> None:
         """Keep the progress as a point of the figures, and log it as metrics every few seconds."""
+        self._last = progress
         if self._looks % self._every == 0:
             self._points.append((progress.seconds, progress.done, progress.concurrency, progress.in_flight))
             if len(self._points) > _MOST_POINTS:
@@ -90,74 +107,130 @@ class RunLog:
         self._looks += 1
         if progress.seconds >= self._next and self._jobs.empty():
             self._next = progress.seconds + _SECONDS_BETWEEN_METRICS
-            self._do("metrics", lambda: self._metrics(_metrics_of(progress), int(progress.seconds)))
+            self._jobs.put(("metrics", lambda: self._log_metrics(_metrics_of(progress), int(progress.seconds))))
 
-    def finish(self, result: BatchResult) -> None:
-        """Log what came of the batch. What can't be logged, or takes too long, is a warning, and no result is lost."""
-        summary = result.summary()
-        numbers = {key: summary[key] for key in ("ok", "failed", "in_doubt", "attempts", "rows_per_second")}
-        latency = {f"latency_{name}": seconds for name, seconds in summary["latency"].items()}
-        errors = {f"errors/{kind}": count for kind, count in summary["errors"].items()}
-        ended = {"rows_done": summary["rows"], "rows_failed": summary["failed"], "in_flight": 0}
-        final = {**ended, **numbers, **latency, **errors, **summary["tokens"], "cost": summary.get("cost")}
-        last = math.ceil(max([summary["seconds"], *(point[0] for point in self._points[-1:])])) + 1
-        self._do("metrics", lambda: self._metrics(final, last))
-        self._do("table of results", lambda: self._table(result))
-        self._do("figures", lambda: self._figures(result, summary))
-        self._do("end", self._idle.set)
+    def finish(self, result: BatchResult | None) -> None:
+        """Log what came of the batch; of one that failed, how far it got.
+
+        What can't be logged, or takes too long, is a warning, and no result is lost.
+        """
+        self._forget()  # what is older than the end
+        jobs: dict[str, Callable[[], object]] = {} if self._client else {"parameters": self._reached}
+        jobs |= {"last metrics": lambda: self._last_metrics(result)}
+        if result is not None:
+            jobs |= {"table of results": lambda: self._table(result), "figures": lambda: self._figures(result)}
+        self._missing = list(jobs)
+        for job in jobs.items():
+            self._jobs.put(job)
+        self.end()
         if self._thread.is_alive() and not self._idle.wait(_SECONDS_AT_THE_END):
+            self._forget()
+            self.end()
             _logger.warning(
-                "The tracking server is slow: what it shows of the batch may not be whole. No result is affected."
+                "The tracking server is slow, or gone: the MLflow run does not show the batch's %s. No result is "
+                "affected.",
+                ", ".join(self._missing),
             )
 
-    def _do(self, what: str, job: Callable[[], None]) -> None:
-        self._jobs.put((what, job))
+    def end(self) -> None:
+        """Let the thread end."""
+        self._jobs.put(None)
+
+    def _forget(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+
+    # The thread that speaks to the tracking server.
 
     def _work(self) -> None:
-        while not self._idle.is_set():
-            what, job = self._jobs.get()
-            with _tolerated(what):
-                job()
+        while (job := self._jobs.get()) is not None:
+            what, log = job
+            with self._tolerated(what):
+                log()
+            if what in self._missing:
+                self._missing.remove(what)
+        self._idle.set()
 
-    def _begin(self, parameters: dict[str, Any]) -> None:
-        from mlflow import MlflowClient
+    @contextlib.contextmanager
+    def _tolerated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if what not in self._warned:  # once, and not every few seconds of a night
+                self._warned.add(what)
+                _logger.warning("The batch's %s could not be logged to MLflow: %s", what, error)
 
-        self._client = MlflowClient()
-        shown = self._client.get_run(self._run_id).data.params
-        history = self._client.get_metric_history(self._run_id, f"{_FOLDER}/rows_done")
-        self._first_step = max((metric.step for metric in history), default=-1) + 1
+    def _reached(self) -> MlflowClient:
+        """Return a client of the server. When that answers for the first time, see what the run shows already."""
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            client = MlflowClient(self._tracking_uri)
+            shown = client.get_run(self._run_id).data
+            history = client.get_metric_history(self._run_id, f"{_FOLDER}/rows_done")
+            self._first_step = max((metric.step for metric in history), default=-1) + 1
+            self._earlier = {key for key in shown.metrics if key.startswith(f"{_FOLDER}/")}
+            self._client = client
+            with self._tolerated("parameters"):
+                self._log_parameters(client, shown.params)
+        return self._client
+
+    def _log_parameters(self, client: MlflowClient, shown: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
         prefix = next(
             prefix
             for prefix in itertools.chain([_FOLDER], (f"{_FOLDER}_{number}" for number in itertools.count(2)))
-            if all(shown.get(f"{prefix}.{key}", str(value)) == str(value) for key, value in parameters.items())
+            if all(shown.get(f"{prefix}.{key}", str(value)) == str(value) for key, value in self._parameters.items())
         )
-        for key, value in parameters.items():
-            self._client.log_param(self._run_id, f"{prefix}.{key}", value)
+        parameters = [Param(f"{prefix}.{key}", str(value)) for key, value in self._parameters.items()]
+        client.log_batch(self._run_id, params=parameters)
 
-    def _metrics(self, values: dict[str, float | None], step: int) -> None:
+    def _log_metrics(self, values: Mapping[str, float | None], step: int) -> None:
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
+        client = self._reached()
         now, step = get_current_time_millis(), self._first_step + step
-        known = {key: value for key, value in values.items() if value is not None}
-        metrics = [Metric(f"{_FOLDER}/{key}", float(value), now, step) for key, value in known.items()]
-        self._client.log_batch(self._run_id, metrics=metrics)
+        known = {f"{_FOLDER}/{key}": float(value) for key, value in values.items() if value is not None}
+        client.log_batch(self._run_id, metrics=[Metric(key, value, now, step) for key, value in known.items()])
+
+    def _last_metrics(self, result: BatchResult | None) -> None:
+        values = {} if self._last is None else _metrics_of(self._last)
+        seconds = 0.0 if self._last is None else self._last.seconds
+        if result is not None:
+            summary = result.summary()
+            seconds = max(seconds, summary["seconds"])
+            values |= {"rows_done": summary["rows"], "rows_failed": summary["failed"], "in_flight": 0}
+            values |= {key: summary[key] for key in ("ok", "failed", "in_doubt", "attempts", "rows_per_second")}
+            values |= {f"latency_{name}": value for name, value in summary["latency"].items()}
+            values |= {f"errors/{kind}": count for kind, count in summary["errors"].items()}
+            values |= {**summary["tokens"], "cost": summary.get("cost")}
+        self._reached()
+        # What an earlier batch of the run showed, and this one has not, must not look like this one's.
+        for key in (name.partition("/")[2] for name in self._earlier):
+            if values.get(key) is None:
+                values[key] = 0 if key.startswith("errors/") else math.nan
+        self._log_metrics(values, math.ceil(seconds) + 1)
 
     def _table(self, result: BatchResult) -> None:
+        client = self._reached()
         rows = list(itertools.islice(result, _MOST_TABLE_ROWS))
         if len(result) > len(rows):
             _logger.warning("The run's table shows the first %d of %d rows.", len(rows), len(result))
-        if any(file.path == _TABLE for file in self._client.list_artifacts(self._run_id, _FOLDER)):
+        if any(file.path == _TABLE for file in client.list_artifacts(self._run_id, _FOLDER)):
             # MLflow would append to the table of the batch before. This is how it writes one.
             data = [[getattr(row, name) for name in _TABLE_COLUMNS] for row in rows]
-            self._client.log_dict(self._run_id, {"columns": list(_TABLE_COLUMNS), "data": data}, _TABLE)
+            client.log_dict(self._run_id, {"columns": list(_TABLE_COLUMNS), "data": data}, _TABLE)
             return
         columns = {name: [getattr(row, name) for row in rows] for name in _TABLE_COLUMNS}
-        self._client.log_table(self._run_id, columns, _TABLE)
+        client.log_table(self._run_id, columns, _TABLE)
 
-    def _figures(self, result: BatchResult, summary: dict[str, Any]) -> None:
-        for name, figure in _figures(result, self._points, summary).items():
-            self._client.log_figure(self._run_id, figure, f"{_FOLDER}/{name}.png")
+    def _figures(self, result: BatchResult) -> None:
+        client = self._reached()
+        for name, figure in _figures(result, self._points).items():
+            client.log_figure(self._run_id, figure, f"{_FOLDER}/{name}.png")
 
 
 def _metrics_of(progress: Progress) -> dict[str, float | None]:
@@ -170,6 +243,7 @@ def _metrics_of(progress: Progress) -> dict[str, float | None]:
         "input_tokens": progress.input_tokens,
         "output_tokens": progress.output_tokens,
         "cost": progress.cost,
+        **{f"errors/{kind}": count for kind, count in progress.errors.items()},
     }
     if latencies := sorted(progress.latencies):
         for percent in (50, 95):
@@ -177,9 +251,7 @@ def _metrics_of(progress: Progress) -> dict[str, float | None]:
     return metrics
 
 
-def _figures(
-    result: BatchResult, points: Sequence[tuple[float, int, int, int]], summary: dict[str, Any]
-) -> dict[str, Any]:
+def _figures(result: BatchResult, points: Sequence[tuple[float, int, int, int]]) -> dict[str, Any]:
     """Return the figures by name. They are drawn without pyplot, which keeps figures and may open windows."""
     from matplotlib.figure import Figure
 
@@ -198,15 +270,7 @@ def _figures(
     plot.step([p[0] for p in points], [p[2] for p in points], where="post", label="allowed")
     plot.step([p[0] for p in points], [p[3] for p in points], where="post", label="in flight")
     plot.legend()
-    if summary["errors"]:
+    if errors := result.summary()["errors"]:
         figures["errors"], plot = axes("Errors by kind", "rows", "")
-        plot.barh(list(summary["errors"]), list(summary["errors"].values()))
+        plot.barh(list(errors), list(errors.values()))
     return figures
-
-
-@contextlib.contextmanager
-def _tolerated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        _logger.warning("The batch's %s could not be logged to MLflow: %s", what, error)

@@ -37,7 +37,7 @@ class Progress:
         input_tokens, output_tokens: Tokens of this run's answers; None where the agent has counted none.
         cost: What they cost; None where no price is known.
         latencies: Seconds that each of the latest rows took.
-        share_read: The part of a file of rows that has been read, from 0 to 1; None where that is not known.
+        expected: `total`, or what the part of a file that has been read lets expect; None where nothing tells.
     """
 
     done: int
@@ -53,7 +53,7 @@ class Progress:
     latencies: Sequence[float] = field(repr=False)
     errors: Mapping[str, int] = field(default_factory=dict)
     cost: float | None = None
-    share_read: float | None = None
+    expected: int | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -63,19 +63,14 @@ class Progress:
     @property
     def eta(self) -> float | None:
         """Seconds until the end at this run's rate; None where that can't be told."""
-        ended = self.done - self.earlier
-        if not ended:
+        if self.expected is None or not self.rows_per_second:
             return None
-        if self.total is not None:
-            return (self.total - self.done) / self.rows_per_second
-        if not self.share_read:
-            return None
-        # Rows that were read and not yet ended are few.
-        return self.seconds * (1.0 - self.share_read) / self.share_read
+        return max(self.expected - self.done, 0) / self.rows_per_second
 
     def __str__(self) -> str:
         of = "" if self.total is None else f" of {self.total}"
-        said = [f"{self.done}{of} rows", f"{self.rows_per_second:.1f} a second"]
+        rate = self.rows_per_second
+        said = [f"{self.done}{of} rows", f"{rate:.1f} a second" if rate >= 1 else f"{rate * 60:.1f} a minute"]
         if self.earlier:
             said.insert(1, f"{self.earlier} of earlier runs")
         if self.eta is not None and self.eta >= 1:
@@ -103,10 +98,17 @@ def clock(seconds: float) -> str:
 
 
 class Tally:
-    """Counts how rows end, in the scheduler's thread. What other threads read of it may be a moment old."""
+    """Counts how rows end, in the scheduler's thread. What other threads read of it may be a moment old.
+
+    Attributes:
+        earlier: Rows that had ended in earlier runs. The thread that reads the rows counts these.
+        read: Rows that have been read, those of earlier runs included; in that thread, too.
+        is_all_read: Whether there are no more.
+    """
 
     def __init__(self, price_per_million: Sequence[float] | None = None) -> None:
-        self.earlier = 0
+        self.earlier = self.read = 0
+        self.is_all_read = False
         self._price_per_million = price_per_million
         self._done = self._failed = self._total_tokens = 0
         self._tokens: dict[str, int | None] = {"input": None, "output": None}
@@ -132,24 +134,29 @@ class Tally:
         return self._done, self._failed, self._total_tokens
 
     def progress(
-        self, total: int | None, in_flight: int, concurrency: int, waiting: str | None, share_read: float | None = None
+        self, size: int | None, in_flight: int, concurrency: int, waiting: str | None, share_read: float | None = None
     ) -> Progress:
-        """Return how it goes."""
+        """Return how it goes, of so many rows, or of a file of which that part is read."""
+        total = expected = self.read if self.is_all_read else size
+        done = self.earlier + self._done
+        # What is compressed may be read to the end of its bytes long before its last row.
+        if total is None and share_read is not None and 0.0 < share_read < 1.0:
+            expected = round(self.read / share_read)
         return Progress(
-            done=self.earlier + self._done,
+            done=done,
             failed=self._failed,
             earlier=self.earlier,
             total=total,
             in_flight=in_flight,
             concurrency=concurrency,
             seconds=time.monotonic() - self._started,
-            waiting=waiting,
+            waiting=None if done == total else waiting,
             input_tokens=self._tokens["input"],
             output_tokens=self._tokens["output"],
             latencies=list(self._latencies),
             errors=dict(self._errors),
             cost=cost(self._tokens["input"], self._tokens["output"], self._price_per_million),
-            share_read=share_read,
+            expected=expected,
         )
 
 

@@ -116,9 +116,8 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchO
     """
     known = record.known()
     ahead = next(known, None)
-    count = 0
     for position, row in enumerate(rows):
-        count = position + 1
+        tally.read = position + 1
         claim, size = row_claim(position, row.id, row.inputs, row.columns)
         if ahead is not None and ahead.position == position:
             if ahead.digest != claim.digest:
@@ -137,8 +136,9 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchO
                 tally.earlier += 1
                 continue
         yield Task(claim, row.inputs, size)
+    tally.is_all_read = True
     if ahead is not None:
         raise InvalidInputError(
-            f"The inputs end after {count} rows, but the journal {str(record.path)!r} has more: that belongs to other "
-            "inputs. Name another file as the journal."
+            f"The inputs end after {tally.read} rows, but the journal {str(record.path)!r} has more: that belongs to "
+            "other inputs. Name another file as the journal."
         )

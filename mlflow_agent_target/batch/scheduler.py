@@ -218,7 +218,7 @@ class Scheduler:
             sent = task.attempts - (end.kind is End.NEVER_LEFT)
             self._settle(error_outcome(task.claim, error, sent, now - task.sent_at))
         if decision.wait is not None:
-            _logger.info("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
+            _logger.debug("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
             heapq.heappush(self._retries, (now + decision.wait, next(self._number), task, error))
         if decision.ends_the_run:
             self._fail(error)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,10 @@ import click
 if TYPE_CHECKING:
     from mlflow_agent_target.batch.results import BatchResult
     from mlflow_agent_target.batch.shown import BatchRow
+    from mlflow_agent_target.errors import AgentTargetError
 
 _ERRORS_SHOWN = 3
+_LONGEST_MESSAGE = 500
 
 
 class _CouldNotRunError(click.ClickException):
@@ -62,7 +66,7 @@ def _default_target() -> str:
     "--output",
     "-o",
     "output_path",
-    help="The results, in a file of the same formats, or - for JSON lines on standard output.",
+    help="The results, in a file of the same formats but folders, or - for JSON lines on standard output.",
 )
 @click.option("--column", help="The column that holds a row's inputs.  [default: input, messages or inputs]")
 @click.option("--id-column", help="The column that names a row.  [default: id]")
@@ -71,7 +75,11 @@ def _default_target() -> str:
     default=None,
     help="Write the input's columns beside the results.  [default: those of Parquet]",
 )
-@click.option("--journal", "journal_path", help="Where rows are recorded as they end.  [default: OUTPUT.journal]")
+@click.option(
+    "--journal",
+    "journal_path",
+    help="Where rows are recorded as they end, to go on from.  [default: OUTPUT.journal, or none for -]",
+)
 @click.option("--resume/--restart", default=True, help="Go on where the journal ends, or delete it.  [default: resume]")
 @click.option("--concurrency", type=int, help="The most requests in flight.  [default: what the endpoint bears]")
 @click.option("--requests-per-minute", type=float, help="The most requests in any minute.")
@@ -112,6 +120,7 @@ def score(
     from mlflow_agent_target.errors import AgentTargetError
 
     _show_log_lines()
+    journal = result = None
     try:
         client = AgentTargetClient(target)
         rows = Rows(Path(input_path), column, id_column, limit, keep_columns)
@@ -140,7 +149,7 @@ def score(
         )
         result.write(output_path)
     except AgentTargetError as error:
-        raise _CouldNotRunError(str(error)) from error
+        raise _CouldNotRunError(f"{error}{_kept(error, journal, result)}") from error
     summary = result.summary()
     _show_errors(result, summary["errors"])
     click.echo(f"{output_path}: {json.dumps(summary)}", err=True)
@@ -161,6 +170,24 @@ def _journal(input_path: str, output_path: str, journal_path: str | None) -> Pat
     return journal
 
 
+def _kept(error: AgentTargetError, journal: Path | None, result: BatchResult | None) -> str:
+    """Return what is to be said of the answers that are there, although the command could not run to its end."""
+    from mlflow_agent_target import BatchResult, InvalidInputError
+
+    if journal is None:
+        return ""
+    if result is not None:
+        return (
+            " No answer is lost: the same command, or one with another --output and --journal "
+            f"{shlex.quote(str(journal))}, asks none of them again."
+        )
+    with contextlib.suppress(InvalidInputError):
+        answered = 0 if isinstance(error, InvalidInputError) else BatchResult(journal).summary()["ok"]
+        if answered:
+            return f"\nWhat was answered is in {str(journal)!r} ({answered} rows). The same command goes on from there."
+    return ""
+
+
 def _show_log_lines() -> None:
     """Where nobody looks on, show the log line a minute that a bar takes the place of."""
     if sys.stderr.isatty():
@@ -178,6 +205,8 @@ def _show_log_lines() -> None:
 
 def _show_errors(result: BatchResult, errors: dict[str, int]) -> None:
     """Show the commonest errors, each with a row that it came of."""
+    from mlflow_agent_target.text import printable
+
     examples: dict[str | None, BatchRow] = {}
     for row in result.failed:
         examples.setdefault(row.error, row)
@@ -186,6 +215,10 @@ def _show_errors(result: BatchResult, errors: dict[str, int]) -> None:
     for kind, count in itertools.islice(errors.items(), _ERRORS_SHOWN):
         row = examples[kind]
         name = f"row {row.index}" if row.id is None else f"row {row.index}, id {row.id!r}"
-        click.echo(f"{count} rows failed with {kind}, such as {name}: {row.error_message}", err=True)
-    if len(errors) > _ERRORS_SHOWN:
-        click.echo(f"{len(errors) - _ERRORS_SHOWN} more kinds of errors are in the results.", err=True)
+        rows = "1 row" if count == 1 else f"{count} rows"
+        click.echo(
+            f"{rows} failed with {kind}, such as {name}: {printable(row.error_message or '', _LONGEST_MESSAGE)}",
+            err=True,
+        )
+    if (more := len(errors) - _ERRORS_SHOWN) > 0:
+        click.echo(f"{more} more kind{'s' * (more > 1)} of errors are in the results.", err=True)

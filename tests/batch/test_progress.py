@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ def of(**given: Any) -> Progress:
     plain: dict[str, Any] = {
         **{"done": 50, "failed": 0, "earlier": 0, "total": 200, "in_flight": 3, "concurrency": 8, "seconds": 10.0},
         **{"waiting": None, "input_tokens": None, "output_tokens": None, "latencies": [0.5] * 1000},
+        "expected": 200,
     }
     return Progress(**{**plain, **given})
 
@@ -48,11 +50,17 @@ SAID: dict[str, tuple[dict[str, Any], str]] = {
         {"earlier": 30},
         "50 of 200 rows, 30 of earlier runs, 2.0 a second, 1:15 to go, 3 of 8 in flight",
     ),
-    "one of hours": ({"seconds": 2400.0}, "50 of 200 rows, 0.0 a second, 2:00:00 to go, 3 of 8 in flight"),
+    "one of hours": ({"seconds": 2400.0}, "50 of 200 rows, 1.2 a minute, 2:00:00 to go, 3 of 8 in flight"),
+    "one a second": ({"seconds": 50.0}, "50 of 200 rows, 1.0 a second, 2:30 to go, 3 of 8 in flight"),
     "one at its end": ({"done": 200, "in_flight": 0}, "200 of 200 rows, 20.0 a second, 0 of 8 in flight"),
-    "one of unknown length": ({"total": None}, "50 rows, 5.0 a second, 3 of 8 in flight"),
-    "a file": ({"total": None, "share_read": 0.25}, "50 rows, 5.0 a second, 0:30 to go, 3 of 8 in flight"),
-    "a start": ({"done": 0}, "0 of 200 rows, 0.0 a second, 3 of 8 in flight"),
+    "one of unknown length": ({"total": None, "expected": None}, "50 rows, 5.0 a second, 3 of 8 in flight"),
+    "a file": ({"total": None}, "50 rows, 5.0 a second, 0:30 to go, 3 of 8 in flight"),
+    "a file that was thought shorter": ({"total": None, "expected": 40}, "50 rows, 5.0 a second, 3 of 8 in flight"),
+    "a start": ({"done": 0}, "0 of 200 rows, 0.0 a minute, 3 of 8 in flight"),
+    "a start that goes on": (
+        {"earlier": 50},
+        "50 of 200 rows, 50 of earlier runs, 0.0 a minute, 3 of 8 in flight",
+    ),
     "failures": (
         {"failed": 5, "errors": {"AgentError": 1, "RateLimitError": 4}},
         "50 of 200 rows, 5.0 a second, 0:30 to go, 5 failed (4 RateLimitError, 1 AgentError), 3 of 8 in flight",
@@ -72,7 +80,50 @@ SAID: dict[str, tuple[dict[str, Any], str]] = {
 def test_it_is_said_in_a_line(given: dict[str, Any], said: str) -> None:
     progress = of(**given)
     assert str(progress) == said
+    assert progress.eta is None or progress.eta >= 0
     assert len(repr(progress)) < 500
+
+
+@pytest.mark.parametrize(
+    ("size", "read", "is_all_read", "share", "known"),
+    [
+        (200, 10, False, None, (200, 200)),
+        (None, 10, False, None, (None, None)),
+        (None, 100, False, 0.5, (None, 200)),
+        (None, 0, False, 0.0, (None, None)),
+        (None, 10, False, 1.0, (None, None)),  # compressed, and small
+        (None, 200, True, 1.0, (200, 200)),
+        (500, 200, True, None, (200, 200)),  # at most 500 were wanted
+    ],
+)
+def test_how_many_rows_there_are_is_known_or_expected(
+    size: int | None, read: int, is_all_read: bool, share: float | None, known: tuple[int | None, int | None]
+) -> None:
+    tally = Tally()
+    tally.read, tally.is_all_read = read, is_all_read
+    progress = tally.progress(size, 0, 1, None, share)
+    assert (progress.total, progress.expected) == known
+
+
+def test_nobody_waits_at_the_end() -> None:
+    tally = Tally()
+    assert tally.progress(1, 0, 1, "the endpoint's rate limit (429)").waiting == "the endpoint's rate limit (429)"
+    tally.ended(Outcome(*CLAIM, OK))
+    assert tally.progress(1, 0, 1, "the endpoint's rate limit (429)").waiting is None
+
+
+def test_what_earlier_runs_did_makes_no_batch_look_quick(counting: CountingServer, tmp_path: Path) -> None:
+    client, told = AgentTargetClient(counting.target_uri), []
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(f'"row {n:03}"\n' for n in range(700)), encoding="utf-8")
+    first = [f"row {n:03}" for n in range(600)]
+    client.predict_batch("after-100", first, concurrency=100, journal=tmp_path / "j.db")
+    client.predict_batch("after-100", str(path), concurrency=10, journal=tmp_path / "j.db", progress=told.append)
+    early = next(progress for progress in told if progress.done > progress.earlier)
+    assert early.earlier == 600
+    assert early.expected == pytest.approx(700, rel=0.05)
+    assert early.eta == pytest.approx((early.expected - early.done) * early.seconds / (early.done - 600))
+    assert (told[-1].done, told[-1].total, told[-1].eta) == (700, 700, 0.0)
 
 
 def test_failures_tokens_and_cost_are_counted() -> None:

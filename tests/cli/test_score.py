@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from mlflow_agent_target.batch.records import FAILED, Outcome
 from mlflow_agent_target.cli import commands
 from mlflow_agent_target.cli.score import _default_target, _show_errors
 from tests.counting_server import CountingServer
+from tests.scripted import whole
 
 
 @pytest.fixture
@@ -57,14 +60,17 @@ def test_the_command_says_when_rows_failed(score: Any, tmp_path: Path) -> None:
     result = score("--input", "q.jsonl", "--output", "a.jsonl")
     assert result.exit_code == 1
     assert '"failed": 1' in result.stderr
-    said = "1 rows failed with InvalidInputError, such as row 20, id 99: The row asks nothing: its 'question' is empty."
+    said = "1 row failed with InvalidInputError, such as row 20, id 99: The row asks nothing: its 'question' is empty."
     assert said in result.stderr
 
 
 def test_only_the_commonest_errors_are_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.db", {})
-    kinds = ["A", "B", "B", "C", "C", "C", "D", "D", "D", "D"]
-    outcomes = [Outcome(n, b"", "null", None, FAILED, error=kind, error_message="x") for n, kind in enumerate(kinds)]
+    kinds = ["A", "B", "C", "C", "C", "D", "D", "D", "D", "B"]
+    message = "first line\nsecond " + "x" * 2000
+    outcomes = [
+        Outcome(n, b"", "null", None, FAILED, error=kind, error_message=message) for n, kind in enumerate(kinds)
+    ]
     journal.write(outcomes, [], [])
     journal.close()
     result = BatchResult(tmp_path / "j.db")
@@ -74,8 +80,57 @@ def test_only_the_commonest_errors_are_shown(capsys: pytest.CaptureFixture[str],
         "4 rows failed with D",
         "3 rows failed with C",
         "2 rows failed with B",
-        "1 more kinds of errors are in the results.",
+        "1 more kind of errors are in the results.",
     ]
+    assert "row 5: first line second x" in said[0]
+    assert max(map(len, said)) < 700
+
+
+ITEM = {"type": "message", "id": "m", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}
+OK = whole({"object": "response", "output": [ITEM]})
+
+
+def test_a_failure_of_all_rows_says_where_the_answers_are(scripted: Any, tmp_path: Path) -> None:
+    server = scripted(OK, OK, whole({"message": "expired"}, 401), OK, OK)
+    (tmp_path / "q.jsonl").write_text('"row"\n' * 4, encoding="utf-8")
+    given = ["score", "-t", server.target_uri, "-i", str(tmp_path / "q.jsonl"), "-o", str(tmp_path / "a.csv")]
+    result = CliRunner().invoke(commands, [*given, "--concurrency", "1"])
+    assert result.exit_code == 2
+    assert f"What was answered is in '{tmp_path / 'a.csv.journal'}' (2 rows)." in result.stderr
+    assert not (tmp_path / "a.csv").exists()
+    other = ["-o", str(tmp_path / "b.csv"), "--concurrency", "1"]
+    refused = scripted(whole({"message": "expired"}, 401))
+    nothing = CliRunner().invoke(commands, ["score", "-t", refused.target_uri, *given[3:5], *other])
+    assert (nothing.exit_code, "What was answered" in nothing.stderr) == (2, False)
+    changed = ["score", "-t", refused.target_uri, *given[3:], "--concurrency", "1"]
+    assert "What was answered" not in CliRunner().invoke(commands, changed).stderr  # the journal is another batch's
+    assert CliRunner().invoke(commands, given).exit_code == 0
+    assert len(pandas.read_csv(tmp_path / "a.csv")) == 4
+
+
+def test_answers_that_cannot_be_written_are_kept(
+    score: Any, counting: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "replace", full)
+        result = score("--input", "q.jsonl", "--output", "a.jsonl")
+    assert result.exit_code == 2
+    assert "No space left on device. No answer is lost" in result.stderr
+    again = score("--input", "q.jsonl", "--output", "b.jsonl", "--journal", "a.jsonl.journal")
+    assert (again.exit_code, set(counting.counts()["asked"].values())) == (0, {1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl.journal", "b.jsonl", "q.jsonl"]
+
+
+def test_lines_without_a_terminal_are_about_the_batch_not_each_refusal(score: Any) -> None:
+    result = score("--input", "q.jsonl", "--output", "a.jsonl", "--endpoint", "bucket-40-2-exact")
+    assert result.exit_code == 0
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2, lines
+    assert "20 of 20 rows, " in lines[0]
+    assert json.loads(lines[1].partition(": ")[2])["attempts"] > 20
 
 
 def test_a_ceiling_is_told_and_the_same_command_goes_on(score: Any, tmp_path: Path) -> None:
