@@ -94,9 +94,10 @@ class State:
         if self._waiting:
             self._work(*self._waiting.pop(0))
         self.counts["answered"] += 1
-        content = [{"type": "output_text", "text": f"answer to {row}", "annotations": []}]
-        item = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}
-        connection.answer(200, {"object": "response", "id": "r1", "output": [item]})
+        if self.endpoint.wrong_every and row % self.endpoint.wrong_every == 0:
+            connection.answer(400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "no such question"})
+        else:
+            connection.good(row)
 
 
 class Connection(asyncio.Protocol):
@@ -118,8 +119,15 @@ class Connection(asyncio.Protocol):
             self.answer(200, self._state.counts)
         elif head.startswith(b"GET"):
             self.answer(200, {"name": "any", "task": "agent/v1/responses"})
+        elif b"/instant/" in head.partition(b"\r\n")[0]:  # what a client asks before it is measured
+            self.good(0)
         else:
             self._state.ask(self, int(re.findall(rb"row (\d+)", body[:length])[-1]))
+
+    def good(self, row: int) -> None:
+        content = [{"type": "output_text", "text": f"answer to {row}", "annotations": []}]
+        item = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}
+        self.answer(200, {"object": "response", "id": "r1", "output": [item]})
 
     def answer(self, status: int, value: Any, headers: str = "") -> None:
         raw = json.dumps(value).encode()
