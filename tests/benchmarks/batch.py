@@ -66,7 +66,7 @@ class Bench:
         task = Task(
             client, server.url, endpoint, rows, None if adaptive else concurrency, str(path) if journal else None
         )
-        numbers = measured(task, **self._environment)
+        numbers = measured(task, environment=self._environment)
         counts = server.counts()
         return {**numbers, "refused": counts["statuses"].get("429", 0)}
 

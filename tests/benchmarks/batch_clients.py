@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 OURS = "predict_batch"
@@ -137,7 +138,9 @@ def measure(task: Task) -> dict[str, float]:
     return {"seconds": seconds, "cpu": cpu, "failed": failed, "peak_mb": int(peak) / 1024}
 
 
-def measured(task: Task, *, most_seconds: float | None = None, **environment: str) -> dict[str, float]:
+def measured(
+    task: Task, most_seconds: float | None = None, environment: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, float]:
     """Measure in a process of its own, for so many seconds at most.
 
     Raises:
