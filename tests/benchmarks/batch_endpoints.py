@@ -25,11 +25,12 @@ Numbers = dict[str, float]
 Found = dict[str, Numbers]
 
 _USUAL_POOL = 64
-_AT_A_TIME = 4  # they wait more than they compute
+# Measurements at a time, where many rows a second keep a processor busy and where all wait for the endpoint.
+_BUSY_AT_A_TIME, _WAITING_AT_A_TIME, _BUSY_ROWS_A_SECOND = 3, 6, 70.0
 _SMALL_ROWS = 20
 # A pool that takes so many times the ideal schedule is stopped. So are we, later: a hang must not be waited for.
 _MOST_OF_IDEAL, _OUR_MOST_OF_IDEAL = 4.0, 20.0
-_START_SECONDS = 30.0
+_START_SECONDS = 15.0
 _SLOW, _SLOW_BY_CHANCE = 1.15, 1.3
 
 
@@ -78,7 +79,7 @@ def line(name: str, found: Found) -> str:
     """Return what is shown of a case. It starts with a `!` where something isn't as promised."""
     ours, usual, best = found[OURS]["seconds"], found.get(f"pool of {_USUAL_POOL}"), best_pool(found)
     of_best = f"{ours / best.seconds:.2f} ({best.size})" if best else "-"
-    of_usual = f"{ours / usual['seconds']:.2f}" if usual else "-"
+    of_usual = f"{ours / usual['seconds']:.2f}" if usual and usual["seconds"] < math.inf else "-"
     broken = faults(name, found)
     counts = [
         f"{'' if client == OURS else client.removeprefix('pool of ') + ': '}{_counted(numbers)}"
@@ -137,10 +138,12 @@ def at_endpoints(only: str, *, ours_only: bool, small: bool) -> Iterator[tuple[s
     for name, case in cases.items():
         jobs += [(name, OURS, 0), *([(name, IDEMPOTENT, 0)] if case.lost else [])]
         jobs += [] if ours_only else [(name, "bare requests", size) for size in sizes(case)]
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+    with ThreadPoolExecutor(_BUSY_AT_A_TIME) as busy, ThreadPoolExecutor(_WAITING_AT_A_TIME) as waits:
         waiting: dict[str, dict[str, Future[Numbers]]] = {name: {} for name in cases}
         for name, client, size in jobs:
-            rows = _SMALL_ROWS if small else cases[name].rows
+            case = cases[name]
+            rows = _SMALL_ROWS if small else case.rows
+            pool = busy if case.rows / case.ideal > _BUSY_ROWS_A_SECOND else waits
             key = f"pool of {size}" if size else client
             waiting[name][key] = pool.submit(_at_endpoint, name, client, size, rows)
         for name, clients in waiting.items():
