@@ -95,12 +95,12 @@ class Refusals:
 @pytest.mark.parametrize(
     ("times", "too_soon"),
     [
-        ([0.0, 0.2], 0),  # on its way when the other was refused
-        ([0.0, 0.3], 1),
+        ([0.0, 0.05], 0),  # on its way when the other was refused
+        ([0.0, 0.2], 1),
         ([0.0, 4.9], 1),
         ([0.0, 5.1], 0),
-        ([0.0, 0.2, 5.1], 1),  # the second one's pause ends later
-        ([0.0, 4.9, 5.1, 9.95], 2),
+        ([0.0, 0.05, 5.02], 1),  # the second one's pause ends later
+        ([0.0, 5.1, 5.15, 9.9], 1),
     ],
 )
 def test_what_is_sent_within_a_pause_is_told_from_what_was_on_its_way(times: list[float], too_soon: int) -> None:
