@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Mapping
@@ -27,6 +28,10 @@ def quick_400(number: int, now: float, load: int) -> float:
 
 def slow_50th(number: int, now: float, load: int) -> float:
     return half(number, now, load) if number % 50 else 6.0
+
+
+def heavy_tail(number: int, now: float, load: int) -> float:
+    return min(around(0.5, 1.2)(number, now, load), 8.0)  # a longer row would take as long as all the others
 
 
 def slower(number: int, now: float, load: int) -> float:
@@ -74,6 +79,18 @@ def gone(ends: Any, seconds: float, of_ideal: float, lost: int = 0, refused: int
     return Case(Endpoint(half, outage=(3.0, 3.0 + seconds), outage_ends=ends), 3000, ideal, of_ideal, refused, lost)
 
 
+def come_and_go(seconds: Any, rows: int, *places: tuple[float, int]) -> float:
+    """Return the seconds of a schedule where there are so many places from some moment on."""
+    now, ends = 0.0, list[float]()
+    for row in range(rows):
+        while len(ends) >= [count for since, count in places if since <= now][-1]:
+            now = min(ends[0], *(since for since, _ in places if since > now), math.inf)
+            while ends and ends[0] <= now:
+                heapq.heappop(ends)
+        heapq.heappush(ends, now + seconds(row, now, 0))
+    return max(ends)
+
+
 SLOWER = schedule(half, 1780) + schedule(lambda *given: 4 * half(*given), range(1780, 3000))
 COME_AND_GO = ((4.0, {"places": 8}), (10.0, {"places": 40}))
 CASES: dict[str, Case] = {
@@ -83,9 +100,9 @@ CASES: dict[str, Case] = {
     "150 rows of 2 seconds": Case(Endpoint(lambda *_: 2.0), 150, 2.0, 2.3, pool=150),
     "half of the answers are cached": Case(Endpoint(cached), 3000, schedule(cached, 3000)),
     "rows are sorted by length": Case(Endpoint(by_length), 1500, schedule(by_length, 1500)),
-    "each third row is a quick 400": Case(Endpoint(quick_400), 3000, schedule(quick_400, 3000)),
+    "each third row is a quick 400": Case(Endpoint(quick_400, wrong_every=3), 3000, schedule(quick_400, 3000)),
     "each 50th is slow": Case(Endpoint(slow_50th), 3000, schedule(slow_50th, 3000)),
-    "a heavy tail": Case(Endpoint(around(0.5, 1.2)), 3000, schedule(around(0.5, 1.2), 3000)),
+    "a heavy tail": Case(Endpoint(heavy_tail), 3000, schedule(heavy_tail, 3000)),
     "slower from some moment on": Case(Endpoint(slower), 3000, SLOWER),
     "load makes it slow": Case(Endpoint(loaded), 1500, schedule(loaded, 1500)),
     "bad rows come first": Case(Endpoint(half), 1500, schedule(half, 1500), run={"bad": 40}),
@@ -98,7 +115,11 @@ CASES: dict[str, Case] = {
     "1 place": places(60, 1, around(0.2), 30),
     "1 place, 503": places(60, 1, around(0.2), 30, when_full=503),
     "40 places, then 8, then 40": Case(
-        Endpoint(around(0.4, 0.3), places=40, later=COME_AND_GO), 1200, 17.3, refused=150
+        Endpoint(around(0.4, 0.3), places=40, later=COME_AND_GO),
+        1200,
+        come_and_go(around(0.4, 0.3), 1200, (0.0, 40), (4.0, 8), (10.0, 40)),
+        refused=150,
+        pool=40,
     ),
     "2 places, and a queue": queue(2, timeout=3.0),
     "4 places, and a queue": queue(4, timeout=3.0),

@@ -37,6 +37,7 @@ class Endpoint:
         rate, burst: Of its token bucket.
         retry_after: Seconds that refusals ask to wait, "exact", or "whole" seconds, until there is a token.
         chance: The part that it refuses at random.
+        wrong_every: Each so many-th row's answer is a 400. To the limiter it is an answer like others.
         outage: From when until when it isn't there.
         outage_ends: What comes of requests then: a status, or "reset".
         later: What changes, and when.
@@ -49,6 +50,7 @@ class Endpoint:
     burst: float = 1.0
     retry_after: float | Literal["exact", "whole"] | None = None
     chance: float = 0.0
+    wrong_every: int = 0
     outage: tuple[float, float] = (0.0, 0.0)
     outage_ends: int | Literal["reset"] = 503
     later: tuple[tuple[float, dict[str, Any]], ...] = ()

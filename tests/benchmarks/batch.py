@@ -1,9 +1,8 @@
-"""Batches against thread pools over other clients: `python -m tests.benchmarks.batch [--only TEXT] [--ours] [--small]`.
+"""Batches against thread pools: `python -m tests.benchmarks.batch [--only TEXT] [--ours] [--small] [--json PATH]`.
 
-Each number is a ratio: of the wall time to the ideal schedule of the same work, or of CPU to that of bare requests.
-Every measurement runs in a process of its own, against a server in another. Then come the endpoints of
-`tests/batch/cases.py`: the time against the ideal schedule, against a pool of the size that suits the endpoint best and
-one of 64, both with urllib3's retries; rows that were lost; requests that were refused, or sent before they might be.
+First come the endpoints of `tests/batch/cases.py`, as `batch_endpoints.py` says. Then, without `--only` and `--ours`,
+other clients at quick ones. There each number is a ratio: of the wall time to the ideal schedule of the same work, or
+of CPU to that of bare requests. Every measurement runs in a process of its own, against a server in another.
 """
 
 from __future__ import annotations
@@ -11,27 +10,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import heapq
-import itertools
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.batch.cases import CASES, Case
-from tests.benchmarks.endpoints import Server
+from tests.benchmarks.batch_clients import OURS, POOLS, Task, measured
+from tests.benchmarks.batch_endpoints import HEADER, at_endpoints
 from tests.counting_server import CountingServer, lognormal_seconds
 
-_TIMEOUT = float(os.environ.get("TIMEOUT", "120"))
-_AT_A_TIME = 3
 _RATE = 50
 _BURST = 50
-Ask = Callable[[str], Any]
 
 
 def ideal_seconds(rows: int, milliseconds: float, concurrency: int) -> float:
@@ -40,91 +33,6 @@ def ideal_seconds(rows: int, milliseconds: float, concurrency: int) -> float:
     for number in range(rows):
         heapq.heappush(ends, heapq.heappop(ends) + lognormal_seconds(milliseconds, number))
     return max(ends)
-
-
-def bare(url: str, endpoint: str, concurrency: int) -> Ask:
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.util.retry import Retry
-
-    session = requests.Session()
-    retries = Retry(20, status_forcelist=[429, 503], allowed_methods=None, backoff_factor=0.5, backoff_max=5)
-    adapter = HTTPAdapter(pool_maxsize=concurrency, max_retries=retries)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-
-    def ask(question: str) -> Any:
-        body = {"input": [{"role": "user", "content": question}]}
-        response = session.post(f"{url}/serving-endpoints/{endpoint}/invocations", json=body, timeout=_TIMEOUT)
-        response.raise_for_status()
-        return response.json()
-
-    return ask
-
-
-def mlflow_client(url: str, endpoint: str, concurrency: int) -> Ask:
-    from mlflow.deployments import get_deploy_client
-
-    os.environ.update(DATABRICKS_HOST=url, DATABRICKS_TOKEN="any")
-    client = get_deploy_client("databricks")
-    return lambda question: client.predict(endpoint=endpoint, inputs={"input": [{"role": "user", "content": question}]})
-
-
-def openai_client(url: str, endpoint: str, concurrency: int) -> Ask:
-    import openai
-
-    client = openai.OpenAI(base_url=f"{url}/serving-endpoints", api_key="any")
-
-    def ask(question: str) -> Any:
-        return client.responses.create(model=endpoint, input=[{"role": "user", "content": question}])
-
-    return ask
-
-
-POOLS = {"bare requests": bare, "mlflow": mlflow_client, "openai": openai_client}
-OURS = "predict_batch"
-
-
-def measure(task: dict[str, Any]) -> dict[str, float]:
-    """Ask every row once, in this process."""
-    url, endpoint, rows, concurrency = task["url"], task["endpoint"], task["rows"], task["concurrency"]
-    questions = (f"row {number}" for number in range(rows))
-    failed = 0
-    if task["client"] == OURS:
-        from mlflow_agent_target import AgentTargetClient
-
-        client = AgentTargetClient(f"agent-target:{url}").with_options(timeout=_TIMEOUT)
-        if task.get("warms_up", True):
-            client.predict_batch("instant", ["row 0"])  # imports
-        started, cpu = time.monotonic(), time.process_time()
-        given = itertools.chain([None] * task.get("bad", 0), questions)
-        results = client.predict_batch(
-            endpoint, given, concurrency=None if task["adaptive"] else concurrency, journal=task["journal"]
-        )
-        failed = len(results.failed) - task.get("bad", 0)
-    else:
-        ask = POOLS[task["client"]](url, endpoint, concurrency)
-        if task.get("warms_up", True):
-            with contextlib.suppress(Exception):
-                POOLS[task["client"]](url, "instant", 1)("row 0")
-        started, cpu = time.monotonic(), time.process_time()
-
-        def one(question: str) -> int:
-            try:
-                ask(question)
-            except Exception:
-                return 1
-            return 0
-
-        with ThreadPoolExecutor(concurrency) as pool:
-            failed = sum(pool.map(one, questions))
-    peak = Path("/proc/self/status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]
-    return {
-        "seconds": time.monotonic() - started,
-        "cpu": time.process_time() - cpu,
-        "failed": failed,
-        "peak_mb": int(peak) / 1024,
-    }
 
 
 class Bench:
@@ -138,12 +46,7 @@ class Bench:
         )
         subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
         self._servers = {"http": CountingServer(), "https": CountingServer(str(certificate), str(key))}
-        self._environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("DATABRICKS_", "MLFLOW_", "AGENT_TARGET_"))},
-            "REQUESTS_CA_BUNDLE": str(certificate),
-            "SSL_CERT_FILE": str(certificate),
-            "PYTHONWARNINGS": "ignore",
-        }
+        self._environment = {"REQUESTS_CA_BUNDLE": str(certificate), "SSL_CERT_FILE": str(certificate)}
         os.environ["REQUESTS_CA_BUNDLE"] = str(certificate)
 
     def run(
@@ -160,24 +63,12 @@ class Bench:
         server = self._servers[scheme]
         server.reset()
         path = self._folder / f"{time.monotonic_ns()}.db"
-        task = {
-            "client": client,
-            "endpoint": endpoint,
-            "rows": rows,
-            "concurrency": concurrency,
-            "url": server.url,
-            "adaptive": adaptive,
-            "journal": str(path) if journal else None,
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.batch", "--measure", json.dumps(task)],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=self._environment,
+        task = Task(
+            client, server.url, endpoint, rows, None if adaptive else concurrency, str(path) if journal else None
         )
+        numbers = measured(task, environment=self._environment)
         counts = server.counts()
-        return {**json.loads(done.stdout), "refused": counts["statuses"].get("429", 0)}
+        return {**numbers, "refused": counts["statuses"].get("429", 0)}
 
     def stop(self) -> None:
         for server in self._servers.values():
@@ -225,85 +116,18 @@ def benchmarks(bench: Bench, small: bool) -> Iterator[tuple[str, dict[str, dict[
     yield f"peak memory of {many} rows from a generator, beyond that of {few}", found
 
 
-def _measured(url: str, client: str, case: Case, rows: int | None, concurrency: int) -> dict[str, float]:
-    """Measure one client at an endpoint of the cases, in a process of its own."""
-    task = {
-        **{"client": client, "endpoint": "any", "rows": rows or case.rows, "concurrency": concurrency, "url": url},
-        **{"adaptive": True, "journal": None, "warms_up": False, "bad": case.run.get("bad", 0)},
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _WARM, json.dumps(task)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TIMEOUT": str(case.run.get("timeout", 120.0)), "PYTHONWARNINGS": "ignore"},
-    )
-    numbers: dict[str, float] = json.loads(done.stdout)
-    return numbers
-
-
-# What a client imports is not measured.
-_WARM = """
-import json, sys, requests, sqlite3, mlflow_agent_target.client, mlflow_agent_target.batch.run
-from tests.benchmarks.batch import measure
-print(json.dumps(measure(json.loads(sys.argv[1]))))
-"""
-
-
-def at_endpoint(name: str, *, ours_only: bool, rows: int | None = None) -> dict[str, dict[str, float]]:
-    """Measure this package, and thread pools, at one of the cases."""
-    case = CASES[name]
-    found: dict[str, dict[str, float]] = {}
-    for client, size in ((OURS, 1), ("pool", case.pool), ("pool", 64)):
-        if ours_only and client != OURS:
-            break
-        server = Server(name)
-        try:
-            numbers = _measured(server.url, OURS if client == OURS else "bare requests", case, rows, size)
-            counts = server.counts()
-        finally:
-            server.stop()
-        found[client if client == OURS else f"pool of {size}"] = {
-            "of ideal": numbers["seconds"] / case.ideal,
-            **{"lost": numbers["failed"], "refused": counts["refused"], "too soon": counts["too_soon"]},
-        }
-    return found
-
-
-def said_of(found: dict[str, dict[str, float]], name: str) -> str:
-    """Return a line for a case, marked where this package is slower than it should be."""
-    ours = found[OURS]["of ideal"]
-    best = min(
-        [1.0, *(numbers["of ideal"] for client, numbers in found.items() if client != OURS and not numbers["lost"])]
-    )
-    is_slow = ours > (1.3 if "random" in name or "lie" in name else 1.15) * best
-    said = [
-        f"{client} {numbers['of ideal']:.2f}, lost {numbers['lost']:.0f}, refused {numbers['refused']:.0f}, "
-        f"too soon {numbers['too soon']:.0f}"
-        for client, numbers in found.items()
-    ]
-    return f"{'!' if is_slow else ' '} {name:40} " + " | ".join(said)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.batch", description=__doc__)
     parser.add_argument("--small", action="store_true", help="a few rows of each, to see that everything runs")
     parser.add_argument("--only", default="", metavar="TEXT", help="only endpoints with this in their name")
     parser.add_argument("--ours", action="store_true", help="only predict_batch, at the endpoints")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers to this file")
-    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(options.measure)))  # noqa: T201
-        return
     report: dict[str, Any] = {}
-    names = [name for name in CASES if options.only in name][: 2 if options.small else None]
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:  # they wait more than they compute
-        rows = 20 if options.small else None
-        at = {name: pool.submit(at_endpoint, name, ours_only=options.ours, rows=rows) for name in names}
-        for name, found in at.items():
-            report[name] = found.result()
-            print(said_of(report[name], name), flush=True)  # noqa: T201
+    print(HEADER, flush=True)  # noqa: T201
+    for line, name, found in at_endpoints(options.only, ours_only=options.ours, small=options.small):
+        report[name] = found
+        print(line, flush=True)  # noqa: T201
     if not options.only and not options.ours:
         report.update(_compared(options.small))
     if options.json:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ _ON_ITS_WAY_SECONDS = 0.1
 class State:
     """What the endpoint is doing. Its clock starts with the first question."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, clock: Callable[[], float] = time.monotonic) -> None:
+        self.endpoint, self._clock = endpoint, clock
         self.counts = {"refused": 0, "too_soon": 0, "answered": 0}
         self._later = list(endpoint.later)
         self._started: float | None = None
@@ -38,8 +39,8 @@ class State:
         self._random = random.Random(1)
 
     def ask(self, connection: Connection, row: int) -> None:
-        self._started = self._started or time.monotonic()
-        now = time.monotonic() - self._started
+        self._started = self._clock() if self._started is None else self._started
+        now = self._clock() - self._started
         while self._later and self._later[0][0] <= now:
             self.endpoint = replace(self.endpoint, **self._later.pop(0)[1])
         endpoint = self.endpoint
@@ -85,7 +86,7 @@ class State:
 
     def _work(self, connection: Connection, row: int) -> None:
         self._working += 1
-        now = time.monotonic() - (self._started or 0.0)
+        now = self._clock() - (self._started or 0.0)
         seconds = self.endpoint.seconds(row, now, self._working)
         asyncio.get_running_loop().call_later(seconds, self._done, connection, row)
 
@@ -94,9 +95,10 @@ class State:
         if self._waiting:
             self._work(*self._waiting.pop(0))
         self.counts["answered"] += 1
-        content = [{"type": "output_text", "text": f"answer to {row}", "annotations": []}]
-        item = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}
-        connection.answer(200, {"object": "response", "id": "r1", "output": [item]})
+        if self.endpoint.wrong_every and row % self.endpoint.wrong_every == 0:
+            connection.answer(400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "no such question"})
+        else:
+            connection.good(row)
 
 
 class Connection(asyncio.Protocol):
@@ -118,8 +120,15 @@ class Connection(asyncio.Protocol):
             self.answer(200, self._state.counts)
         elif head.startswith(b"GET"):
             self.answer(200, {"name": "any", "task": "agent/v1/responses"})
+        elif b"/instant/" in head.partition(b"\r\n")[0]:  # what a client asks before it is measured
+            self.good(0)
         else:
             self._state.ask(self, int(re.findall(rb"row (\d+)", body[:length])[-1]))
+
+    def good(self, row: int) -> None:
+        content = [{"type": "output_text", "text": f"answer to {row}", "annotations": []}]
+        item = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}
+        self.answer(200, {"object": "response", "id": "r1", "output": [item]})
 
     def answer(self, status: int, value: Any, headers: str = "") -> None:
         raw = json.dumps(value).encode()
