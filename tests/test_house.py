@@ -40,7 +40,7 @@ DOORS = {
         *("interface", "registry", "responses", "chat_agent", "chat_completions"),
     },
     "streams": {"stream"},
-    "tracing": {"spans", "call_span", "agent_trace"},
+    "tracing": {"spans", "call_span", "one_writer"},
     "batch": {
         "run",
         "policy",

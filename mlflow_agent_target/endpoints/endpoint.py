@@ -141,7 +141,7 @@ class Endpoint:
         headers: Mapping[str, str] = {}
         if trace is not None:
             headers = trace.headers
-            if route.takes_options and self._returns_traces(interface):
+            if trace.wanted and route.takes_options and self._returns_traces(interface):
                 more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
         payload = {**self._payload(request, route), **more}
         body = written[1] if written and payload == written[0] else encode_json(payload)

@@ -24,7 +24,6 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from mlflow_agent_target.server.agents import CallSettings, RefusedError, ServedAgent
-from mlflow_agent_target.server.runs import joinable
 
 # So many calls of one agent run at a time, whatever the other agents do.
 _CALLS_PER_AGENT = 256
@@ -50,7 +49,7 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
 
     async def query(name: str, request: Request, body: dict[str, Any]) -> Response:
         agent = find(name)
-        call = _Call(agent, body, joinable(request.headers))
+        call = _Call(agent, body, request.headers.get("traceparent"))
         return await (call.stream(slots[name]) if body.get("stream") else call.answer(slots[name]))
 
     app = FastAPI(title="agent-target", openapi_url=None)

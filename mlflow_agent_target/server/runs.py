@@ -1,31 +1,28 @@
-"""The trace of one run of an agent. It is a part of the caller's trace, if the request names one."""
+"""The trace of one run of an agent. It is a part of the caller's trace if that is made in this process."""
 
 from __future__ import annotations
 
 import re
-import threading
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import mlflow
 from mlflow.entities import Trace, TraceData, TraceInfo, TraceLocation, TraceLocationType, TraceState
 from mlflow.pyfunc.context import Context, set_prediction_context
+from mlflow.tracing.constant import TraceTagKey
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from mlflow_agent_target.tracing.agent_trace import tracking_store
-from mlflow_agent_target.tracing.call_span import STORE_HEADER
+from mlflow_agent_target.tracing.one_writer import write_one_at_a_time
 
 try:
     from mlflow.tracing.provider import get_context_api
 except ImportError:  # an MLflow that knows no distributed tracing
     get_context_api = None
 
-# A caller's span, marked as recorded there (https://www.w3.org/TR/trace-context/).
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]")
+_TRACEPARENT = re.compile(r"00-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})")
 # The place of a caller's trace, which only the caller knows.
 _NOWHERE = TraceLocation(TraceLocationType.TRACE_LOCATION_TYPE_UNSPECIFIED)
 
@@ -84,10 +81,11 @@ def traced(name: str, inputs: Any, traceparent: str | None) -> Iterator[Run]:
     Args:
         name: The endpoint's name.
         inputs: What the span shows as its inputs.
-        traceparent: The header that names the caller's span; None for none to join.
+        traceparent: The request's header that names the caller's span (https://www.w3.org/TR/trace-context/).
+            None, and one that is not understood: the run has a trace of its own.
     """
-    join = nullcontext() if traceparent is None else _callers.joined(traceparent)
-    with join, mlflow.start_span(name=name, span_type="AGENT") as span:
+    write_one_at_a_time()
+    with _within(traceparent or ""), mlflow.start_span(name=name, span_type="AGENT") as span:
         span.set_inputs(inputs)
         run = Run(span)
         try:
@@ -96,57 +94,30 @@ def traced(name: str, inputs: Any, traceparent: str | None) -> Iterator[Run]:
             run.end_spans()
 
 
-def joinable(headers: Mapping[str, str]) -> str | None:
-    """Return the `traceparent` of a request whose trace runs can join; None where they can't.
+@contextmanager
+def _within(traceparent: str) -> Iterator[None]:
+    """Run the block within the caller's span: unrecorded if that is, and as a part of its trace if that is made here.
 
-    They can't if the caller says that it keeps its traces in another store: it would not find their spans there.
+    The trace of a caller in another process can't be added to. It is given this run's trace, to copy.
     """
-    traceparent = headers.get("traceparent", "")
-    kept = headers.get(STORE_HEADER)
-    if get_context_api is None or not _TRACEPARENT.fullmatch(traceparent) or kept not in (None, tracking_store()):
-        return None
-    return traceparent
-
-
-class _CallersTraces:
-    """The callers' traces that runs are in at the moment.
-
-    MLflow's `set_tracing_context_from_http_request_headers` forgets a trace when the first of several runs in it ends.
-    """
-
-    def __init__(self) -> None:
-        self._runs: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def joined(self, traceparent: str) -> Iterator[None]:
-        """Run the block within the caller's span."""
-        manager = InMemoryTraceManager.get_instance()
-        number = traceparent.split("-")[1]
-        trace_id = f"tr-{number}"
-        with self._lock:
-            with manager.get_trace(trace_id) as known:
-                caller_is_here = known is not None and trace_id not in self._runs
-            if known is None:
-                info = TraceInfo(trace_id, _NOWHERE, request_time=0, state=TraceState.IN_PROGRESS)
-                manager.register_trace(int(number, 16), info, is_remote_trace=True)
-            if not caller_is_here:
-                self._runs[trace_id] += 1
+    found = _TRACEPARENT.fullmatch(traceparent)
+    is_recorded = found is not None and int(found["flags"], 16) & 1
+    evaluation = _evaluation_of(int(found["trace"], 16)) if found is not None and is_recorded else None
+    if found is None or get_context_api is None or (is_recorded and evaluation is None):
+        yield
+        return
+    with ExitStack() as stack:
         token = get_context_api().attach(TraceContextTextMapPropagator().extract({"traceparent": traceparent}))
-        # MLflow exports spans some seconds after they end, and drops them if it has forgotten their trace by then. In
-        # an evaluation, which this makes it believe, it exports them at once.
-        at_once = Context(request_id=uuid.uuid4().hex, is_evaluate=True)
-        try:
-            with set_prediction_context(at_once):
-                yield
-        finally:
-            get_context_api().detach(token)
-            if not caller_is_here:
-                with self._lock:
-                    self._runs[trace_id] -= 1
-                    if not self._runs[trace_id]:
-                        del self._runs[trace_id]
-                        manager.pop_trace(int(number, 16))
+        stack.callback(get_context_api().detach, token)
+        if evaluation:
+            # The evaluation reads its row's trace as soon as it has the answer, so MLflow must write this part of it
+            # at once, as it does in the evaluation's own threads.
+            stack.enter_context(set_prediction_context(Context(request_id=uuid.uuid4().hex, is_evaluate=True)))
+        yield
 
 
-_callers = _CallersTraces()
+def _evaluation_of(trace_number: int) -> str | None:
+    """Return the id of the evaluation's row that a trace is made for, "" for none; None if it isn't made here."""
+    manager = InMemoryTraceManager.get_instance()
+    with manager.get_trace(manager.get_mlflow_trace_id_from_otel_id(trace_number)) as trace:
+        return None if trace is None else trace.info.tags.get(TraceTagKey.EVAL_REQUEST_ID, "")

@@ -1,19 +1,14 @@
-"""An agent's own trace: where it is kept, how it is read, and how it is copied below the span of the call."""
+"""An agent's own trace: how it is read, and how it is copied below the span of the call."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-
-from mlflow_agent_target.tracing.guard import forgiving, nothing
 
 _logger = logging.getLogger(__name__)
 
@@ -104,24 +99,6 @@ def _assessments(values: Any) -> Iterator[Any]:
             yield assessment
 
 
-def tracking_store() -> str | None:
-    """Return an id of the tracking store that this process writes to, or None if a trace can't be added to there.
-
-    A server adds its spans to the caller's trace only if both write to the same store.
-    """
-    uri = mlflow.get_tracking_uri()
-    scheme, colon, rest = uri.partition("://")
-    if uri.startswith("databricks"):
-        return None
-    if scheme == "sqlite":
-        uri = f"{scheme}:{os.path.abspath(rest.removeprefix('/'))}"
-    elif not colon or scheme == "file":
-        uri = f"{uri}#{os.getpid()}"  # a trace is one file, written by one process
-    else:
-        uri = rest.rpartition("@")[2]  # without the login
-    return hashlib.sha256(uri.encode()).hexdigest()
-
-
 def _root_first(spans: list[Any]) -> list[Any]:
     parents = {span.span_id: span.parent_id for span in spans}
 
@@ -153,40 +130,3 @@ def stored_trace(trace_id: str) -> Any:
         return mlflow.MlflowClient().get_trace(trace_id)
     except MlflowException:
         return None
-
-
-def _context_api() -> Any:
-    try:
-        # Private, for there is no public way. Tried on MLflow 3.6 to 3.17; those before use OpenTelemetry's own.
-        from mlflow.tracing.provider import get_context_api
-    except ImportError:
-        from opentelemetry import context
-
-        return context
-    return get_context_api()
-
-
-@contextlib.contextmanager
-def same_context() -> Iterator[None]:
-    """Leave the caller in the span that he was in, whatever becomes of those that are entered within."""
-    context = _context_api()
-    token = context.attach(context.get_current())
-    try:
-        yield
-    finally:
-        context.detach(token)
-
-
-def _any_context() -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext()
-
-
-@forgiving(_any_context)
-def no_active_span() -> contextlib.AbstractContextManager[Any]:
-    """Let what is traced within begin a trace of its own, whatever span the caller is in."""
-    from opentelemetry.context import Context
-
-    context = _context_api()
-    stack = contextlib.ExitStack()
-    stack.callback(forgiving(nothing)(context.detach), context.attach(Context()))
-    return stack

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,19 +22,16 @@ from mlflow_agent_target.tracing.agent_trace import (
     SESSION,
     USAGE,
     AgentTrace,
-    same_context,
     stored_trace,
     trace_in_memory,
-    tracking_store,
 )
+from mlflow_agent_target.tracing.context import is_evaluated, is_sampled_out, is_tracing, same_context
 from mlflow_agent_target.tracing.guard import forgiving, no_headers, nothing, warn_once
+from mlflow_agent_target.tracing.one_writer import write_one_at_a_time
 
 # The id of a trace in MLflow ends with OpenTelemetry's. That of a span that is not recorded doesn't.
 _TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
 _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
-
-# Tells a server where the trace that `traceparent` names is kept.
-STORE_HEADER = "x-agent-target-tracking-store"
 
 # Functions that close the spans of dropped streams, for the next traced call. The garbage collector, which finds those
 # streams, must not close a span: MLflow takes locks for that, and the code that was interrupted may hold one of them.
@@ -46,10 +44,12 @@ class TraceRequest:
 
     Attributes:
         headers: Headers of the request, beside its own.
+        wanted: Whether the agent's trace is to be asked for: not where the call's own is not recorded.
         asked: Whether the agent's trace was asked for although the caller did not ask for it.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
+    wanted: bool = True
     asked: bool = False
 
     def asked_for_in(self, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +72,8 @@ class CallSpan:
     @forgiving(nothing)
     def enter(self, inputs: Any) -> None:
         """Begin the span, within which the call is made in this thread, until `leave`."""
+        if is_evaluated():
+            write_one_at_a_time()
         with contextlib.ExitStack() as stack:
             stack.enter_context(same_context())
             self._has(stack.enter_context(mlflow.start_span(name=self._name, span_type="AGENT")))
@@ -89,11 +91,15 @@ class CallSpan:
     @forgiving(nothing)
     def start(self, inputs: Any) -> None:
         """Begin the span of a stream, which is read wherever its reader likes."""
+        if is_sampled_out():  # MLflow would begin a trace of its own
+            self.request.wanted = False
+            return
         parent = mlflow.get_current_active_span()
         self._has(mlflow.start_span_no_context(name=self._name, span_type="AGENT", parent_span=parent, inputs=inputs))
 
     def _has(self, span: Any) -> None:
         self._span, self._otel_trace_id = span, _TRACE_ID.fullmatch(str(span.trace_id))
+        self.request.wanted = self._otel_trace_id is not None
 
     @property
     def _name(self) -> str:
@@ -101,11 +107,15 @@ class CallSpan:
 
     @forgiving(no_headers)
     def context(self) -> dict[str, str]:
-        """Return the headers that name this span to a server (https://www.w3.org/TR/trace-context/), if it can join."""
-        store = tracking_store()
-        if self._otel_trace_id is None or store is None:
-            return {}
-        return {"traceparent": f"00-{self._otel_trace_id[1]}-{self._span.span_id}-01", STORE_HEADER: store}
+        """Return the header that names this span to a server (https://www.w3.org/TR/trace-context/).
+
+        Of a call that was sampled out it says so, that the agent's trace is, too.
+        """
+        if self._otel_trace_id is not None:
+            return {"traceparent": f"00-{self._otel_trace_id[1]}-{self._span.span_id}-01"}
+        if is_tracing():
+            return {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"}
+        return {}
 
     @forgiving(nothing)
     def belongs_to(self, session: str) -> None:
@@ -198,7 +208,8 @@ class CallSpan:
             return trace.has_usage  # the server joined this trace: its spans are here
         if self._is_home(trace):
             self._span.set_attribute("agent_trace_id", trace.trace_id)
-            return False
+            if not is_evaluated():  # there, scorers look for the agent's spans in the trace of the row
+                return False
         trace.copy_below(self._span)
         return trace.has_usage
 

@@ -5,7 +5,6 @@ Nothing is traced unless the caller is within a span of its own, or `autolog` wa
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -14,8 +13,8 @@ import mlflow
 
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.streams.stream import AgentStream
-from mlflow_agent_target.tracing.agent_trace import no_active_span
 from mlflow_agent_target.tracing.call_span import CallSpan, TraceRequest, end_dropped
+from mlflow_agent_target.tracing.context import is_evaluated, is_sampled_out, no_active_span
 from mlflow_agent_target.tracing.guard import forgiving
 
 # Asks MLflow's AgentServer for the id of the trace that it writes.
@@ -44,23 +43,12 @@ def is_wanted() -> bool:
 
 @forgiving(bool)
 def _is_within() -> bool:
-    return mlflow.get_current_active_span() is not None or _is_evaluated()
+    return mlflow.get_current_active_span() is not None or is_evaluated() or is_sampled_out()
 
 
 def is_autologging() -> bool:
     """Return whether calls are traced wherever they are made."""
     return _autologging
-
-
-def _is_evaluated() -> bool:
-    """Return whether the call answers a row of MLflow's evaluation. Then it is traced, also outside of any span.
-
-    MLflow tries the evaluated function once, and adds a span to each row if it saw none. But if the agent is served by
-    this process, what it saw may be the agent's.
-    """
-    # Private, for there is no public way to know. Tried on MLflow 3.2 to 3.17. An evaluation has imported the module.
-    current = getattr(sys.modules.get("mlflow.pyfunc.context"), "get_prediction_context", None)
-    return current is not None and bool(getattr(current(), "is_evaluate", False))
 
 
 class Queryable(Protocol):

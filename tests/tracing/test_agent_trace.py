@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ from mlflow.entities import Trace
 from mlflow.tracing import trace_manager
 
 from mlflow_agent_target import AgentTargetClient
-from mlflow_agent_target.tracing import agent_trace as agent_traces
 from mlflow_agent_target.tracing import call_span, guard
 from tests.scripted import ScriptedServer, whole
 from tests.tracing.conftest import AGENT, ANSWER, V2_TRACE, remote_trace, span_named, traces, tree
@@ -153,28 +151,3 @@ class TestTheAgentsTrace:
         with pytest.raises(ValueError, match="unpack"):  # there are two
             ask(sent)
         return traces()
-
-
-@pytest.mark.parametrize(
-    ("one", "other_process", "same"),
-    [
-        ("sqlite:////a/m.db", "sqlite:////a/m.db", True),
-        ("sqlite:///m.db", f"sqlite:///{os.path.abspath('m.db')}", True),
-        ("sqlite:////a/m.db", "sqlite:////b/m.db", False),
-        ("http://localhost:5000", "http://localhost:5000", True),
-        ("postgresql://u:secret@h/db", "postgresql://v:other@h/db", True),
-        ("http://localhost:5000", "http://localhost:5001", False),
-        ("/a/mlruns", "/a/mlruns", False),
-        ("file:///a/mlruns", "file:///a/mlruns", False),
-    ],
-)
-def test_stores_are_told_apart(one: str, other_process: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def store(uri: str, process: int = 1) -> str | None:
-        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
-        monkeypatch.setattr(os, "getpid", lambda: process)
-        return agent_traces.tracking_store()
-
-    assert store(one) == store(one)
-    assert (store(one) == store(other_process, process=2)) is same
-    assert "secret" not in str(store(one))
-    assert store("databricks") is None

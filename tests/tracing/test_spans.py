@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,8 +22,10 @@ import pytest
 import requests
 from mlflow.entities import Trace
 from mlflow.entities.span import LiveSpan
+from mlflow.genai.scorers import scorer
 from mlflow.pyfunc import ResponsesAgent
 from mlflow.types.responses import ResponsesAgentResponse, ResponsesAgentStreamEvent
+from packaging.version import Version
 
 import mlflow_agent_target
 from mlflow_agent_target import (
@@ -34,13 +39,24 @@ from mlflow_agent_target import (
 )
 from mlflow_agent_target.endpoints.endpoint import Endpoint
 from mlflow_agent_target.server import LocalServer, runs
-from mlflow_agent_target.tracing import agent_trace, call_span, guard
+from mlflow_agent_target.tracing import call_span, context, guard
 from mlflow_agent_target.tracing import spans as tracing
-from tests.conftest import DEMO
 from tests.scripted import CLOSE, ScriptedServer, chunked, events, whole
 from tests.tracing.conftest import AGENT, ANSWER, mine, remote_trace, span_named, traces, tree
 
+can_log_feedback = pytest.mark.skipif(
+    Version(mlflow.__version__) < Version("3.6"), reason="feedback on a trace in memory"
+)
 can_join = pytest.mark.skipif(runs.get_context_api is None, reason="this MLflow knows no distributed tracing")
+
+
+@contextlib.contextmanager
+def autologging() -> Iterator[None]:
+    autolog()
+    try:
+        yield
+    finally:
+        autolog(disable=True)
 
 
 def call_of(span: Any) -> call_span.CallSpan:
@@ -294,10 +310,9 @@ class TestWhatIsSent:
         [
             (f"tr-{'a' * 32}", f"00-{'a' * 32}-{'b' * 16}-01"),
             (f"trace:/catalog.schema/{'a' * 32}", f"00-{'a' * 32}-{'b' * 16}-01"),
-            ("MLFLOW_NO_OP_SPAN_TRACE_ID", None),
         ],
     )
-    def test_wherever_the_trace_is_kept(self, trace_id: str, traceparent: str | None) -> None:
+    def test_wherever_the_trace_is_kept(self, trace_id: str, traceparent: str) -> None:
         span = SimpleNamespace(trace_id=trace_id, span_id="b" * 16)
         assert call_of(span).context().get("traceparent") == traceparent
 
@@ -349,14 +364,30 @@ class Nested(ResponsesAgent):
         yield ResponsesAgentStreamEvent(**self.create_text_delta("done", item_id="m"))
 
 
+# What agents do to their own traces.
+TRACE_WRITER = """
+import mlflow
+from mlflow.pyfunc import ResponsesAgent
+class Agent(ResponsesAgent):
+    def predict(self, request):
+        with mlflow.start_span("tool", span_type="TOOL"):
+            mlflow.update_current_trace(tags={"team": "red"}, metadata={"mlflow.trace.session": "s-1"})
+        mlflow.log_feedback(trace_id=mlflow.get_active_trace_id(), name="checked", value=True)
+        return {"output": [self.create_text_output_item("done", "m")]}
+    def predict_stream(self, request):
+        yield {"type": "response.output_item.done", "item": self.predict(request)["output"][0]}
+mlflow.models.set_model(Agent())
+"""
+
+
 @pytest.fixture(scope="module")
-def elsewhere(tracking_store: None) -> Iterator[str]:
-    """The demo's agent, served by another process that keeps its traces in the same store: its target."""
+def elsewhere(tracking_store: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The target of an agent that another process serves. Its traces are in the same store, in another experiment."""
+    agent = tmp_path_factory.mktemp("agent") / "agent.py"
+    agent.write_text(TRACE_WRITER)
     code = (
-        "import sys, mlflow_agent_target\n"
-        f"server = mlflow_agent_target.serve({{'responses_agent': {str(DEMO / 'responses_agent.py')!r}}})\n"
-        "print(server.target_uri, flush=True)\n"
-        "sys.stdin.read()"
+        f"import sys, mlflow_agent_target\nserver = mlflow_agent_target.serve({{'agent': {str(agent)!r}}})\n"
+        "print(server.target_uri, flush=True)\nsys.stdin.read()"
     )
     environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
     process = subprocess.Popen(
@@ -376,6 +407,84 @@ def elsewhere(tracking_store: None) -> Iterator[str]:
         process.wait()
 
 
+@can_log_feedback
+class TestServersInOtherProcesses:
+    """The agent's trace is copied, with what the agent did to it."""
+
+    @pytest.mark.parametrize("streams", [False, True])
+    def test_all_of_it_is_kept_also_when_calls_run_side_by_side(self, streams: bool, elsewhere: str) -> None:
+        client = AgentTargetClient(elsewhere)
+
+        def ask() -> str:
+            if streams:
+                return client.predict_stream("agent", "hi").get_final_response().output_text
+            return client.predict("agent", "hi").output_text
+
+        with mlflow.start_span("mine"), ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(contextvars.copy_context().run, ask) for _ in range(4)]
+            assert [call.result() for call in calls] == ["done"] * 4
+        (trace,) = traces()
+        assert sum(path.startswith("/mine/agent/agent/") and path.endswith("/tool") for path in tree(trace)) == 4
+        assert (trace.info.tags["team"], trace.info.trace_metadata["mlflow.trace.session"]) == ("red", "s-1")
+        assert [assessment.name for assessment in trace.info.assessments] == ["checked"] * 4
+
+    def test_rows_of_an_evaluation_keep_their_traces(self, elsewhere: str) -> None:
+        answers: list[str] = []
+
+        @scorer
+        def used_a_tool(outputs: Any, trace: Trace) -> bool:
+            answers.append(outputs.output_text)
+            return len(trace.search_spans(span_type="TOOL")) == 1
+
+        function = AgentTargetClient(elsewhere).to_predict_fn("agent")
+        result = mlflow.genai.evaluate(
+            data=[{"inputs": {"question": f"q{number}"}} for number in range(3)],
+            predict_fn=function,
+            scorers=[used_a_tool],
+        )
+        assert (result.metrics["used_a_tool/mean"], len(result.result_df)) == (1, 3)
+        assert answers == ["done"] * 3
+        assert len(traces()) == 3
+
+
+class TestSampledOut:
+    """A call that is not recorded leaves no trace of its agent either, and does not ask for one."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_recorded(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
+        mlflow.tracing.reset()
+        yield
+        monkeypatch.undo()
+        mlflow.tracing.reset()
+
+    @can_join
+    @pytest.mark.parametrize("is_within", [True, False], ids=["in a span", "with autolog"])
+    @pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+    def test_it_stays_so_at_the_agent(
+        self, streams: bool, is_within: bool, scripted: Callable[..., ScriptedServer]
+    ) -> None:
+        said = whole(events({"type": "response.completed", "response": ANSWER}), content_type="text/event-stream")
+        server = scripted(said if streams else whole(ANSWER), describe=whole(AGENT))
+        client = AgentTargetClient(server.target_uri)
+        with mlflow.start_span("mine") if is_within else autologging():
+            client.predict_stream("a", "hi").get_final_response() if streams else client.predict("a", "hi")
+        (request,) = server.posts
+        assert "databricks_options" not in json.loads(request.body)
+        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", request.headers["traceparent"])
+
+    @can_join
+    def test_the_server_records_nothing(self, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("MLFLOW_TRACE_SAMPLING_RATIO")
+        mlflow.tracing.reset()
+        headers = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-00"}
+        body = {"messages": [{"role": "user", "content": "hi"}], "databricks_options": {"return_trace": True}}
+        url = f"{server.url}/serving-endpoints/chat_agent/invocations"
+        answer = requests.post(url, json=body, headers=headers, timeout=30).json()
+        assert answer["databricks_output"]["trace"] is None
+        assert traces() == []
+
+
 @can_join
 class TestLocalServersJoin:
     JOINED = ("/mine/responses_agent/responses_agent/predict/predict_stream/count_words",)
@@ -390,18 +499,6 @@ class TestLocalServersJoin:
         assert tree(trace)[-1:] == list(self.JOINED)
         assert len(tree(trace)) == 6
 
-    def test_from_another_process_also_when_calls_run_side_by_side(self, elsewhere: str) -> None:
-        client = AgentTargetClient(elsewhere)
-        with mlflow.start_span("mine"), ThreadPoolExecutor(4) as threads:
-            calls = [
-                threads.submit(contextvars.copy_context().run, client.predict, "responses_agent", "hi")
-                for _ in range(4)
-            ]
-            assert all(call.result().output_text for call in calls)
-        (trace,) = traces()
-        assert tree(trace).count(self.JOINED[0]) == 4
-        assert len(tree(trace)) == 1 + 4 * 5
-
     def test_any_caller_that_sends_a_traceparent(self, server: LocalServer) -> None:
         with mlflow.start_span("mine"):
             headers = mlflow.tracing.get_tracing_context_headers_for_http_request()
@@ -414,12 +511,11 @@ class TestLocalServersJoin:
     @pytest.mark.parametrize(
         "headers",
         [
-            {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", call_span.STORE_HEADER: "of another machine"},
-            {"traceparent": f"00-{'a' * 32}-{'b' * 16}-00"},
+            {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"},
             {"traceparent": f"00-{'0' * 32}-{'b' * 16}-01"},
             {"traceparent": "junk"},
         ],
-        ids=["kept elsewhere", "not recorded", "no trace", "junk"],
+        ids=["of another process", "no trace", "junk"],
     )
     def test_what_can_not_be_joined(self, headers: dict[str, str], server: LocalServer) -> None:
         body = {"messages": [{"role": "user", "content": "hi"}], "databricks_options": {"return_trace": True}}
@@ -515,7 +611,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "the end": (LiveSpan, "end"),
     "the trace in memory": (call_span, "trace_in_memory"),
     "the trace that was stored": (call_span, "stored_trace"),
-    "the context": (agent_trace, "_context_api"),
+    "the context": (context, "_context_api"),
 }
 STREAMED = events(
     {"type": "response.output_item.done", "item": ANSWER["output"][0]},
