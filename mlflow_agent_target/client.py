@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +134,10 @@ class AgentTargetClient(BatchScoring, EndpointManagement):
         Raises:
             InvalidInputError: The name or the journal can't be used.
         """
-        from mlflow_agent_target.evaluation import predict_fn
+        from mlflow_agent_target.evaluation import predict_fn, waits_out_rate_limits
 
-        agent = self._access.endpoint(None, endpoint)
+        options = replace(self._access.options, leaves_rate_limits=waits_out_rate_limits)
+        agent = self._access.with_request_options(options).endpoint(None, endpoint)
         uri = f"endpoints:/{agent.name}" if agent.name else self._access.target.uri
         return predict_fn(
             agent,

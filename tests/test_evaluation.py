@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -221,7 +222,42 @@ def test_rate_limits_are_waited_out(scripted: Callable[..., ScriptedServer]) -> 
     rows = [{"inputs": {"question": question}} for question in QUESTIONS[:4]]
     run = Evaluated(rows, AgentTargetClient(server.target_uri).to_predict_fn("a"))
     assert run.result.metrics == {"answered/mean": 1.0}
-    assert len(run.all_traces) == 4
+    assert list(run.result.result_df["state"]) == ["OK"] * 4
+
+
+@harness
+@pytest.mark.skipif(
+    importlib.util.find_spec("mlflow.genai.evaluation.rate_limiter") is None, reason="this MLflow tries no row again"
+)
+class TestOneLayerOfRetries:
+    @pytest.fixture(autouse=True)
+    def one_retry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_GENAI_EVAL_SKIP_TRACE_VALIDATION", "true")
+        monkeypatch.setenv("MLFLOW_GENAI_EVAL_MAX_RETRIES", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+
+    def asked(self, server: ScriptedServer) -> int:
+        Evaluated([{"inputs": {"question": "q"}}], AgentTargetClient(server.target_uri).to_predict_fn("a"))
+        return len(server.posts)
+
+    def test_mlflow_tries_rate_limits_again(self, scripted: Callable[..., ScriptedServer]) -> None:
+        assert self.asked(scripted(whole({"message": "slow down"}, 429), describe=whole(AGENT))) == 2
+
+    def test_ours_where_it_does_not(self, scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_GENAI_EVAL_MAX_RETRIES", "0")
+        assert self.asked(scripted(whole({"message": "slow down"}, 429), describe=whole(AGENT))) == 4
+
+    def test_no_try_comes_sooner_than_the_endpoint_said(self, scripted: Callable[..., ScriptedServer]) -> None:
+        busy = whole({"message": "slow down"}, 429, headers="Retry-After: 2\r\n")
+        server = scripted(busy, whole(ANSWER), describe=whole(AGENT))
+        began = time.monotonic()
+        assert self.asked(server) == 2
+        assert time.monotonic() - began >= 2
+
+    def test_other_failures_are_of_no_rate_limit(self, scripted: Callable[..., ScriptedServer]) -> None:
+        """MLflow looks for the words in the text of every error."""
+        failed = whole({"error_code": "BAD_REQUEST", "message": "Error code: 429, Rate limit of the model"}, 400)
+        assert self.asked(scripted(failed, describe=whole(AGENT))) == 1
 
 
 def test_a_spent_rate_limit_is_one_that_the_harness_knows(

@@ -40,7 +40,7 @@ DOORS = {
         *("interface", "registry", "responses", "chat_agent", "chat_completions"),
     },
     "streams": {"stream"},
-    "tracing": {"spans", "call_span", "one_writer"},
+    "tracing": {"spans", "call_span", "context", "one_writer"},
     "batch": {
         "run",
         "policy",

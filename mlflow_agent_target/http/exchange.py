@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import requests
 
-from mlflow_agent_target.errors import AgentTargetError, AuthenticationError, RequestTimeoutError
+from mlflow_agent_target.errors import AgentTargetError, AuthenticationError, RateLimitError, RequestTimeoutError
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.http.body import Body
 from mlflow_agent_target.http.broken import broken_error
@@ -201,6 +201,10 @@ class Transport:
                     random=random.random(),  # noqa: S311 (spreads the waits, guards nothing)
                     readiness=None if options.wait_until_ready is None else options.wait_until_ready - (now - began),
                 )
+                if wait is not None and isinstance(error, RateLimitError) and options.leaves_rate_limits():
+                    if error.retry_after is not None:  # sooner is too soon for the caller's next try, too
+                        yield Sleep(wait, clock.sleep)
+                    wait = None
                 if wait is None:
                     raise _told_what_came_before(error, before) from error.__cause__
                 self._log_retry(error, wait, options, limits)

@@ -47,6 +47,7 @@ class RequestOptions:
         exists: Asks whether an endpoint that answers 404 is there all the same, and so starting.
         headers: Sent beside the usual ones.
         backoff: When to try again.
+        leaves_rate_limits: Asks whether the caller itself tries again what was refused with 429.
     """
 
     endpoint: str | None = None
@@ -58,6 +59,7 @@ class RequestOptions:
     exists: Callable[[], Steps[bool]] = field(default=_never, compare=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     backoff: Backoff | None = None
+    leaves_rate_limits: Callable[[], bool] = field(default=bool, compare=False)
 
     def begin(self, now: float) -> CallTime:
         """Return the time of a call that begins now."""
