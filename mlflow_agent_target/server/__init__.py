@@ -3,6 +3,7 @@
 From the bottom up:
     loading.py  an agent object from a logged model, a folder or a Python file
     runs.py     the trace of one run of an agent
+    frames.py   what the platform adds to a stream: the run's trace, the agent's failure
     agents.py   an agent, called as its interface wants: a payload in, a whole answer or events out
     app.py      the REST surface, over the agents that are served
     serving.py  `serve`, `LocalServer` and `run`: the app behind a port
