@@ -1,11 +1,13 @@
 """Real MLflow agents behind the REST surface of Model Serving, on this machine.
 
 From the bottom up:
+    refusals.py requests that are refused, as the platform refuses them
     loading.py  an agent object from a logged model, a folder or a Python file
     runs.py     the trace of one run of an agent
     frames.py   what the platform adds to a stream: the run's trace, the agent's failure
     agents.py   an agent, called as its interface wants: a payload in, a whole answer or events out
     app.py      the REST surface, over the agents that are served
+    security.py which requests may reach it: not those of other sites' web pages, nor what is too large
     serving.py  `serve`, `LocalServer` and `run`: the app behind a port
     demo/       small agents to copy from, which `agent-target demo` and the tests serve
 """

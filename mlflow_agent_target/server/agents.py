@@ -22,6 +22,7 @@ from mlflow_agent_target.formats import chat_agent, chat_completions, responses
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.server.frames import Frames
 from mlflow_agent_target.server.loading import ACCEPTED, load_agent
+from mlflow_agent_target.server.refusals import RefusedError
 from mlflow_agent_target.server.runs import Run, traced
 from mlflow_agent_target.text import printable
 
@@ -31,19 +32,6 @@ _logger = logging.getLogger(__name__)
 _VALUES: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 # Keys that the platform takes out of a request before the agent gets it.
 _PLATFORM_KEYS = ("model", "stream", "databricks_options", "client_request_id", "usage_context", "extra_body")
-
-
-class RefusedError(Exception):
-    """A request that the platform refuses, with the status, code and message it refuses it with."""
-
-    def __init__(self, status: int, error_code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.error_code = error_code
-        self.message = message
-
-    def body(self) -> dict[str, Any]:
-        return {"error_code": self.error_code, "message": self.message}
 
 
 @dataclass(frozen=True)
@@ -119,6 +107,7 @@ class ServedAgent:
             raise InvalidInputError(f"{self.entity!r:.200} is no agent but a {type(self.model).__name__}. {ACCEPTED}.")
         self._kind = kind
         self.interface = kind.interface
+        self.served_entity = f"{name}-1"
         self.task = kind.interface.tasks[0]
 
     def arguments(self, body: dict[str, Any]) -> tuple[Any, ...]:
@@ -130,6 +119,19 @@ class ServedAgent:
         key = self.interface.request_key
         if key not in body:
             raise _wrong_key(key, body)
+        if key == "input" and isinstance(body[key], str):
+            raise RefusedError(
+                400,
+                "INVALID_PARAMETER_VALUE",
+                "Invalid parameters for ResponsesAgent: 'input' must be a list of messages, not a string. Send "
+                '[{"role": "user", "content": "..."}].',
+            )
+        if not isinstance(body.get("stream"), (bool, type(None))):
+            raise RefusedError(
+                400,
+                "INVALID_PARAMETER_VALUE",
+                f"'stream' must be true or false, not {json.dumps(body['stream'])[:100]}.",
+            )
         payload = {name: value for name, value in body.items() if name not in _PLATFORM_KEYS and value is not None}
         method = self.model.predict_stream if body.get("stream") else self.model.predict
         try:

@@ -20,10 +20,13 @@ from urllib.parse import quote
 
 import anyio
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlflow_agent_target.server.agents import CallSettings, RefusedError, ServedAgent
+from mlflow_agent_target.server.agents import CallSettings, ServedAgent
+from mlflow_agent_target.server.refusals import RefusedError, refusal
 
 # So many calls of one agent run at a time, whatever the other agents do.
 _CALLS_PER_AGENT = 256
@@ -32,7 +35,7 @@ _EVENTS_IN_ADVANCE = 16
 _T = TypeVar("_T")
 
 
-def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
+def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> ASGIApp:
     """Return the app that serves `agents` under their names, to callers that send `token` where there is one."""
     created = int(time.time() * 1000)
     slots = {name: asyncio.Semaphore(_CALLS_PER_AGENT) for name in agents}
@@ -52,20 +55,30 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
         call = _Call(agent, body, request.headers.get("traceparent"))
         return await (call.stream(slots[name]) if body.get("stream") else call.answer(slots[name]))
 
-    app = FastAPI(title="agent-target", openapi_url=None)
+    app = FastAPI(title="agent-target", openapi_url=None, redirect_slashes=False)
     secured = [Depends(authenticate)]
 
     @app.exception_handler(RefusedError)
     async def refuse(_request: Request, error: RefusedError) -> Response:
-        return JSONResponse(error.body(), error.status)
+        return refusal(error)
 
     @app.exception_handler(HTTPException)
     async def unknown_route(request: Request, error: HTTPException) -> Response:
         message = f"No API found for '{request.method} {request.url.path}'"
-        return JSONResponse({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, error.status_code)
+        return refusal(RefusedError(error.status_code, "ENDPOINT_NOT_FOUND", message))
+
+    @app.exception_handler(ClientDisconnect)
+    async def caller_has_left(_request: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it
 
     @app.post("/serving-endpoints/{name}/invocations", dependencies=secured)
     async def invocations(request: Request, name: str) -> Response:
+        return await query(name, request, await _json_body(request))
+
+    @app.post("/serving-endpoints/{name}/served-models/{served}/invocations", dependencies=secured)
+    async def invocations_of_served(request: Request, name: str, served: str) -> Response:
+        if served != find(name).served_entity:
+            raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", f"The endpoint '{name}' serves no '{served}'.")
         return await query(name, request, await _json_body(request))
 
     @app.post("/serving-endpoints/responses", dependencies=secured)
@@ -78,7 +91,6 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
         return await query(name, request, body)
 
     @app.get("/api/2.0/serving-endpoints", dependencies=secured)
-    @app.get("/api/2.0/serving-endpoints/", dependencies=secured)
     async def list_endpoints() -> dict[str, Any]:
         return {"endpoints": [_description(agent, created) for agent in agents.values()]}
 
@@ -95,7 +107,12 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
         # databricks-sdk asks for this when it is constructed, and warns where it finds nothing.
         return {}
 
-    return app
+    async def same_with_a_slash_at_the_end(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != "/":
+            scope["path"] = scope["path"].rstrip("/")
+        await app(scope, receive, send)
+
+    return same_with_a_slash_at_the_end
 
 
 class _Call:
@@ -107,7 +124,7 @@ class _Call:
         self._arguments = agent.arguments(body)
         return_trace = isinstance(options, dict) and bool(options.get("return_trace"))
         self._settings = CallSettings(str(uuid.uuid4()), return_trace, traceparent)
-        self._headers = {"x-request-id": self._settings.request_id, "served-model-name": quote(agent.name)}
+        self._headers = {"x-request-id": self._settings.request_id, "served-model-name": quote(agent.served_entity)}
 
     async def answer(self, slots: asyncio.Semaphore) -> Response:
         def run() -> bytes:
@@ -198,7 +215,7 @@ def _frames(events: Iterator[bytes]) -> Generator[bytes, None, None]:
 
 
 def _description(agent: ServedAgent, created: int) -> dict[str, Any]:
-    served = f"{agent.name}-1"
+    served = agent.served_entity
     return {
         "name": agent.name,
         "id": uuid.uuid5(uuid.NAMESPACE_URL, agent.name).hex,

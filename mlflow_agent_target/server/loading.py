@@ -45,7 +45,7 @@ def load_agent(source: Any) -> tuple[Any, Any]:
         return model.get_raw_model(), getattr(model._model_impl, "context", None)
     except NotImplementedError:
         return model, None  # a model of another flavor, which is no agent
-    except Exception as error:  # a model's own code runs here, and it may raise anything
+    except (Exception, SystemExit) as error:  # a model's own code runs here, and it may raise anything
         raise InvalidInputError(f"{str(source)!r} can't be loaded: {printable(str(error))} {ACCEPTED}.") from error
 
 
@@ -64,7 +64,7 @@ def _load_file(path: Path) -> Any:
     mlflow.models.model.__mlflow_model__ = None
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidInputError(f"{str(path)!r} can't be run: {type(error).__name__}: {error}.") from error
     agent = mlflow.models.model.__mlflow_model__
     if agent is None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8080
-_OPTIONS = ("port", "host", "token")
+_OPTIONS = ("port", "host", "token", "allowed_origins", "max_request_bytes")
 # How long a stopping server waits for calls that are still running.
 _GRACE_SECONDS = 3
+# Longer than clients keep idle connections: a server that closes one just as it is used again fails the call.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class LocalServer:
@@ -36,10 +39,17 @@ class LocalServer:
         target_uri: The target that reaches it: `get_deploy_client(server.target_uri)`.
     """
 
-    def __init__(self, agents: Mapping[str, Any], port: int = 0, token: str | None = None) -> None:
+    def __init__(
+        self,
+        agents: Mapping[str, Any],
+        port: int = 0,
+        token: str | None = None,
+        allowed_origins: str | Sequence[str] = (),
+        max_request_bytes: int | None = None,
+    ) -> None:
         self._listener = _listen(_DEFAULT_HOST, port)
         try:
-            self._server = _uvicorn_server(agents, token)
+            self._server = _uvicorn_server(agents, token, allowed_origins, max_request_bytes)
         except BaseException:
             self._listener.close()
             raise
@@ -70,22 +80,32 @@ class LocalServer:
         self._listener.close()
 
 
-def serve(agents: Mapping[str, str | Path | Any], port: int = 0, token: str | None = None) -> LocalServer:
+def serve(
+    agents: Mapping[str, str | Path | Any],
+    port: int = 0,
+    token: str | None = None,
+    allowed_origins: Sequence[str] = (),
+    max_request_bytes: int | None = None,
+) -> LocalServer:
     """Serve agents from this process, with the REST surface of Model Serving.
+
+    Without a token no web page of another site can reach them, and no other name than this machine's.
 
     Args:
         agents: For each endpoint name, a model URI (`models:/...`, `runs:/...`), a model's folder, a Python file that
             calls `mlflow.models.set_model`, or a `ResponsesAgent`, `ChatAgent` or `ChatModel` object.
         port: The port on 127.0.0.1; 0 takes a free one.
         token: A bearer token that callers must send; None for none. This package's client sends `AGENT_TARGET_TOKEN`.
+        allowed_origins: The origins of web pages that may ask, such as "http://localhost:3000".
+        max_request_bytes: How long a request may be; None for 4 MB (4,194,304), as on the platform.
 
     Returns:
         The running server, a context manager: `with serve({"my-agent": "agent.py"}) as server:`.
 
     Raises:
-        InvalidInputError: A name, an agent or the port can't be used.
+        InvalidInputError: A name, an agent or an option can't be used.
     """
-    return LocalServer(agents, port, token)
+    return LocalServer(agents, port, token, allowed_origins, max_request_bytes)
 
 
 def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None) -> None:
@@ -96,7 +116,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
     if unknown := sorted(set(config) - set(_OPTIONS)):
         raise InvalidInputError(f"run-local has no option {', '.join(unknown)}. It has {', '.join(_OPTIONS)}.")
     host = str(config.get("host", _DEFAULT_HOST))
-    token = str(config["token"]) if config.get("token") else None
+    token = None if config.get("token") is None else str(config["token"])
     if token is None and not is_loopback(host):
         raise InvalidInputError(
             f"Anyone who reaches {host} could run the agent: set -C token=..., or leave host at {_DEFAULT_HOST}."
@@ -104,7 +124,9 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
     import mlflow
 
     with _listen(host, _port(config.get("port", _DEFAULT_PORT))) as listener:
-        server = _uvicorn_server({name: model_uri}, token)
+        server = _uvicorn_server(
+            {name: model_uri}, token, config.get("allowed_origins", ()), config.get("max_request_bytes")
+        )
         url = _url(listener)
         python = f"""get_deploy_client("{NAME}:{url}").predict(endpoint="{name}", inputs="Hello")"""
         print(
@@ -122,32 +144,57 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
             + "Stop with Ctrl-C.",
             flush=True,
         )
-        # On Ctrl-C uvicorn stops the server, and then raises this.
-        with contextlib.suppress(KeyboardInterrupt):
+        # When uvicorn has stopped the server, it raises the signal that it had again.
+        with contextlib.suppress(KeyboardInterrupt), _sigterm_as_ctrl_c():
             server.run(sockets=[listener])
     print("Stopped.", flush=True)
 
 
-def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Server:
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (Docker, systemd, an IDE's stop button) end the program as Ctrl-C does, and not at once."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _uvicorn_server(
+    agents: Mapping[str, Any],
+    token: str | None,
+    allowed_origins: str | Sequence[str],
+    max_request_bytes: Any,
+) -> uvicorn.Server:
     if not isinstance(agents, Mapping) or not agents:
         raise InvalidInputError("Name at least one agent: serve({'my-agent': 'agent.py'}).")
+    if token is not None and not (isinstance(token, str) and token.strip()):
+        raise InvalidInputError("token is empty. Give a text that callers must send, or leave it out for none.")
     try:
         import uvicorn
 
         from mlflow_agent_target.server.agents import ServedAgent
         from mlflow_agent_target.server.app import create_app
+        from mlflow_agent_target.server.security import LARGEST_REQUEST_BYTES, check_origins, secured
     except ImportError as error:
         raise InvalidInputError(
             f"Serving agents needs the whole of MLflow ({error}): pip install 'mlflow-agent-target[local]'."
         ) from error
     served = {endpoint_name(name): ServedAgent(endpoint_name(name), source) for name, source in agents.items()}
-    config = uvicorn.Config(
+    app = secured(
         create_app(served, token),
+        has_token=token is not None,
+        allowed_origins=check_origins(allowed_origins),
+        max_request_bytes=LARGEST_REQUEST_BYTES if max_request_bytes is None else _bytes(max_request_bytes),
+    )
+    config = uvicorn.Config(
+        app,
         log_config=None,  # uvicorn's own configuration would close the log handlers of the caller's program
         log_level="warning",
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancelled_call)
     return uvicorn.Server(config)
@@ -173,6 +220,13 @@ def _listen(host: str, port: int) -> socket.socket:
             f"Port {port} of {host} can't be listened on ({error}). Choose another port, or 0 for a free one."
         ) from error
     return listener
+
+
+def _bytes(value: Any) -> int:
+    number = int(value) if str(value).isdecimal() else 0
+    if number < 1:
+        raise InvalidInputError(f"max_request_bytes must be a whole number of bytes above 0, not {value!r}.")
+    return number
 
 
 def _port(value: Any) -> int:

@@ -214,7 +214,7 @@ class TestREST:
                 "INVALID_PARAMETER_VALUE",
                 "Model is missing inputs ['messages']. Note that there were extra inputs: ['input'].",
             ),
-            ("responses_agent/invocations", {"input": "hi"}, 400, "INVALID_PARAMETER_VALUE", "valid list"),
+            ("responses_agent/invocations", {"input": "hi"}, 400, "INVALID_PARAMETER_VALUE", '[{"role": "user"'),
             ("responses_agent/invocations", {"input": [{"role": "user"}]}, 400, "INVALID_PARAMETER_VALUE", "input"),
             ("chat_agent/invocations", {"messages": [{"role": "tool"}]}, 400, "INVALID_PARAMETER_VALUE", "content"),
             ("chat_model/invocations", {"messages": 5}, 400, "INVALID_PARAMETER_VALUE", "ChatModel"),
@@ -602,7 +602,11 @@ class TestRunLocal:
         with pytest.raises(InvalidInputError, match="python_function"):
             run_local("a", str(DEMO / "chat_agent.py"), flavor="sklearn")
 
-    def test_it_says_its_target_and_ctrl_c_stops_it_cleanly(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+    def test_it_says_its_target_and_stops_cleanly(self, stop: int, tmp_path: Path) -> None:
+        agent = tmp_path / "agent.py"
+        at_exit = "\nimport atexit, pathlib\natexit.register(lambda: pathlib.Path('at_exit').touch())\n"
+        agent.write_text((DEMO / "chat_agent.py").read_text() + at_exit)
         command = [
             sys.executable,
             "-m",
@@ -615,7 +619,7 @@ class TestRunLocal:
             "mine",
         ]
         process = subprocess.Popen(
-            [*command, "-m", str(DEMO / "chat_agent.py"), "-C", "port=0", "-C", "token=hunter2"],
+            [*command, "-m", str(agent), "-C", "port=0", "-C", "token=hunter2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -633,13 +637,16 @@ class TestRunLocal:
             with pytest.MonkeyPatch.context() as environment:
                 environment.setenv("AGENT_TARGET_TOKEN", "hunter2")
                 assert AgentTargetClient(target).predict(endpoint="mine", inputs="b a").output_text == "a b"
-            process.send_signal(signal.SIGINT)
+            process.send_signal(stop)
             rest, errors = process.communicate(timeout=30)
         finally:
             process.kill()
         assert (process.returncode, rest) == (0, "Stopped.\n")
         assert "Traceback" not in errors
         assert "hunter2" not in "".join(said) + errors
+        assert (tmp_path / "at_exit").exists()
+        store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+        assert len(store.search_traces(["0"])) == 1
 
 
 class TestMLflowsOwnServers:
