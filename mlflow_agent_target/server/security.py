@@ -97,8 +97,8 @@ class _OnlyOwnCallers:
         host = headers.get("host", "")
         if host and not self._is_own(_name(host), scope):
             return (
-                f"The request is to {host[:200]!r}, which is no name of this machine: a web page could have sent it, whose "
-                "name was made to point here. Ask localhost, or set a token that callers must send (-C token=...)."
+                f"The request is to {host[:200]!r}, which is no name of this machine: a web page could have sent it, "
+                "whose name was made to point here. Ask localhost, or set a token that callers must send (-C token=...)."
             )
         origin = headers.get("origin")
         if origin is not None and origin.lower() in self._allowed:

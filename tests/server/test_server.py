@@ -627,6 +627,7 @@ class TestRunLocal:
             env={
                 **os.environ,
                 "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+                "MLFLOW_EXPERIMENT_ID": "0",
                 "AGENT_TARGET_TOKEN": "hunter2",
             },
         )
