@@ -2,6 +2,7 @@
 
 From the bottom up:
     refusals.py requests that are refused, as the platform refuses them
+    wrapping.py functions, LangGraph's graphs and OpenAI's agents as agents of MLflow
     loading.py  an agent object from a logged model, a folder or a Python file
     runs.py     the trace of one run of an agent
     frames.py   what the platform adds to a stream: the run's trace, the agent's failure

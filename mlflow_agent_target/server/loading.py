@@ -12,11 +12,13 @@ import mlflow
 from mlflow.pyfunc import PythonModelContext
 
 from mlflow_agent_target.errors import InvalidInputError
+from mlflow_agent_target.server.wrapping import wrapped
 from mlflow_agent_target.text import printable
 
 ACCEPTED = (
     "Give a logged model (models:/NAME/VERSION, runs:/RUN/PATH), a model's folder, a Python file that calls "
-    "mlflow.models.set_model, or a ResponsesAgent, ChatAgent or ChatModel object"
+    "mlflow.models.set_model, a ResponsesAgent, ChatAgent or ChatModel object, a function of a text, a graph of "
+    "LangGraph, or an agent of OpenAI's Agents SDK"
 )
 # The folders of the agents that were loaded from files.
 _agent_folders: set[Path] = set()
@@ -32,7 +34,7 @@ def load_agent(source: Any) -> tuple[Any, Any]:
         InvalidInputError: It can't be loaded.
     """
     if not isinstance(source, (str, Path)):
-        return source, None
+        return wrapped(source), None
     path = Path(source)
     if path.suffix == ".py":
         agent = _load_file(path)

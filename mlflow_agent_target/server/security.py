@@ -98,7 +98,7 @@ class _OnlyOwnCallers:
         if host and not self._is_own(_name(host), scope):
             return (
                 f"The request is to {host[:200]!r}, which is no name of this machine: a web page could have sent it, "
-                "whose name was made to point here. Ask localhost, or set a token that callers must send (-C token=...)."
+                "whose name was made to point here. Ask localhost, or set a token for callers to send (-C token=...)."
             )
         origin = headers.get("origin")
         if origin is not None and origin.lower() in self._allowed:
@@ -112,7 +112,7 @@ class _OnlyOwnCallers:
         sender = f"the web page {origin[:200]!r}" if origin and origin != "null" else "a web page of another site"
         return (
             f"The request comes from {sender}, which may not use this server's agents. To allow that, list its origin "
-            "(-C allowed_origins=http://localhost:3000), or set a token that callers must send (-C token=...)."
+            "(-C allowed_origins=http://localhost:3000), or set a token for callers to send (-C token=...)."
         )
 
     def _is_own(self, name: str, scope: Scope) -> bool:
