@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 from mlflow.pyfunc import ChatModel
-from mlflow.types.llm import ChatChoice, ChatCompletionResponse, ChatMessage, FunctionToolCallArguments, ToolCall
+from mlflow.types.llm import (
+    ChatChoiceDelta,
+    ChatChunkChoice,
+    ChatCompletionChunk,
+    ChatMessage,
+    FunctionToolCallArguments,
+    ToolCall,
+)
 
 from mlflow_agent_target import AgentError, AgentTargetClient, InvalidInputError, serve
 
@@ -94,13 +101,16 @@ def test_a_class_is_no_agent() -> None:
 class Caller(ChatModel):
     """A model that first calls a tool, and then says what that gave."""
 
-    def predict(self, context: Any, messages: list[ChatMessage], params: Any) -> ChatCompletionResponse:
+    def predict(self, context: Any, messages: list[ChatMessage], params: Any) -> Any:
+        raise NotImplementedError
+
+    def predict_stream(self, context: Any, messages: list[ChatMessage], params: Any) -> Iterator[ChatCompletionChunk]:
         if messages[-1].role == "tool":
-            said = ChatMessage(role="assistant", content=f"it is {messages[-1].content}")
+            said, why = ChatChoiceDelta(content=f"it is {messages[-1].content}"), "stop"
         else:
             function = FunctionToolCallArguments(name="count_letters", arguments=json.dumps({"word": "abc"}))
-            said = ChatMessage(role="assistant", content="", tool_calls=[ToolCall(function=function, id="c1")])
-        return ChatCompletionResponse(choices=[ChatChoice(index=0, message=said)], model="caller")
+            said, why = ChatChoiceDelta(tool_calls=[ToolCall(function=function, id="c1")]), "tool_calls"
+        yield ChatCompletionChunk(choices=[ChatChunkChoice(delta=said, finish_reason=why)], model="caller")
 
 
 def test_a_graph_of_langgraph_is_an_agent() -> None:
