@@ -1,12 +1,15 @@
 """Real MLflow agents behind the REST surface of Model Serving, on this machine.
 
 From the bottom up:
-    loading.py  an agent object from a logged model, a folder or a Python file
-    runs.py     the trace of one run of an agent
-    agents.py   an agent, called as its interface wants: a payload in, a whole answer or events out
-    app.py      the REST surface, over the agents that are served
-    serving.py  `serve`, `LocalServer` and `run`: the app behind a port
-    demo/       small agents to copy from, which `agent-target demo` and the tests serve
+    loading.py    an agent object from a logged model, a folder or a Python file
+    runs.py       the trace of one run of an agent
+    agents.py     an agent, called as its interface wants: a payload in, a whole answer or events out
+    requests.py   what was asked, and how often each agent ran
+    faults.py     what is to go wrong, and with which calls
+    rehearsal.py  calls that meet with faults
+    app.py        the REST surface, over the agents that are served
+    serving.py    `serve`, `LocalServer` and `run`: the app behind a port
+    demo/         small agents to copy from, which `agent-target demo` and the tests serve
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -24,6 +25,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from mlflow_agent_target.server.agents import CallSettings, RefusedError, ServedAgent
+from mlflow_agent_target.server.faults import Faults
+from mlflow_agent_target.server.rehearsal import Rehearsal
+from mlflow_agent_target.server.requests import ServedRequests
 
 # So many calls of one agent run at a time, whatever the other agents do.
 _CALLS_PER_AGENT = 256
@@ -32,8 +36,22 @@ _EVENTS_IN_ADVANCE = 16
 _T = TypeVar("_T")
 
 
-def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
-    """Return the app that serves `agents` under their names, to callers that send `token` where there is one."""
+def create_app(
+    agents: Mapping[str, ServedAgent],
+    token: str | None,
+    faults: Faults | None = None,
+    requests: ServedRequests | None = None,
+) -> FastAPI:
+    """Return the app that serves `agents` under their names, to callers that send `token` where there is one.
+
+    Args:
+        agents: What is served.
+        token: A bearer token that callers must send; None for none.
+        faults: What is to go wrong; None for nothing.
+        requests: Where what is asked is noted; None for nowhere that is looked at.
+    """
+    noted = ServedRequests() if requests is None else requests
+    rehearsal = Rehearsal(faults or Faults())
     created = int(time.time() * 1000)
     slots = {name: asyncio.Semaphore(_CALLS_PER_AGENT) for name in agents}
 
@@ -47,10 +65,17 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
             raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", f"The endpoint '{name}' does not exist.")
         return agents[name]
 
+    def describe(agent: ServedAgent) -> dict[str, Any]:
+        described = _description(agent, created)
+        if rehearsal.is_starting(agent.name):
+            described["state"]["ready"] = "NOT_READY"
+        return described
+
     async def query(name: str, request: Request, body: dict[str, Any]) -> Response:
-        agent = find(name)
-        call = _Call(agent, body, request.headers.get("traceparent"))
-        return await (call.stream(slots[name]) if body.get("stream") else call.answer(slots[name]))
+        with noted.asked(name, body) as asked:
+            call = _Call(find(name), body, request.headers.get("traceparent"), asked.runs)
+            run = call.stream if body.get("stream") else call.answer
+            return asked.answered(await rehearsal.meet(asked, partial(run, slots[name])))
 
     app = FastAPI(title="agent-target", openapi_url=None)
     secured = [Depends(authenticate)]
@@ -80,11 +105,11 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
     @app.get("/api/2.0/serving-endpoints", dependencies=secured)
     @app.get("/api/2.0/serving-endpoints/", dependencies=secured)
     async def list_endpoints() -> dict[str, Any]:
-        return {"endpoints": [_description(agent, created) for agent in agents.values()]}
+        return {"endpoints": [describe(agent) for agent in agents.values()]}
 
     @app.get("/api/2.0/serving-endpoints/{name}", dependencies=secured)
     async def get_endpoint(name: str) -> dict[str, Any]:
-        return {**_description(find(name), created), "permission_level": "CAN_MANAGE", "route_optimized": False}
+        return {**describe(find(name)), "permission_level": "CAN_MANAGE", "route_optimized": False}
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -101,9 +126,12 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
 class _Call:
     """One checked call of an agent, run in a thread of its own."""
 
-    def __init__(self, agent: ServedAgent, body: dict[str, Any], traceparent: str | None) -> None:
+    def __init__(
+        self, agent: ServedAgent, body: dict[str, Any], traceparent: str | None, runs: Callable[[], None]
+    ) -> None:
         options = body.get("databricks_options")
         self._agent = agent
+        self._runs = runs
         self._arguments = agent.arguments(body)
         return_trace = isinstance(options, dict) and bool(options.get("return_trace"))
         self._settings = CallSettings(str(uuid.uuid4()), return_trace, traceparent)
@@ -111,6 +139,7 @@ class _Call:
 
     async def answer(self, slots: asyncio.Semaphore) -> Response:
         def run() -> bytes:
+            self._runs()
             return self._agent.answer(self._arguments, self._settings)
 
         return Response(await _in_thread(run, slots), media_type="application/json", headers=self._headers)
@@ -120,6 +149,7 @@ class _Call:
         send, receive = anyio.create_memory_object_stream[bytes](_EVENTS_IN_ADVANCE)
 
         def run() -> None:
+            self._runs()
             # The whole stream in one thread: spans and other context variables don't survive a change of threads.
             frames = _frames(self._agent.events(self._arguments, self._settings))
             with contextlib.closing(frames), contextlib.suppress(anyio.BrokenResourceError):  # the caller has left

@@ -21,11 +21,16 @@ from mlflow_agent_target.target.uri import NAME, TOKEN_VARIABLE
 if TYPE_CHECKING:
     import uvicorn
 
+    from mlflow_agent_target.server.faults import Faults
+    from mlflow_agent_target.server.requests import ServedRequests
+
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8080
 _OPTIONS = ("port", "host", "token")
 # How long a stopping server waits for calls that are still running.
 _GRACE_SECONDS = 3
+# What uvicorn logs of calls that are cancelled at the end of that time, and of streams that are cut.
+_MEANT = ("Cancel %s running task(s)", "ASGI callable returned without completing response")
 
 
 class LocalServer:
@@ -34,12 +39,17 @@ class LocalServer:
     Attributes:
         url: Its base URL.
         target_uri: The target that reaches it: `get_deploy_client(server.target_uri)`.
+        requests: What it was asked: a sequence, the newest request last, whose `runs` counts how often each agent ran.
     """
 
-    def __init__(self, agents: Mapping[str, Any], port: int = 0, token: str | None = None) -> None:
+    requests: ServedRequests
+
+    def __init__(
+        self, agents: Mapping[str, Any], port: int = 0, token: str | None = None, faults: Faults | None = None
+    ) -> None:
         self._listener = _listen(_DEFAULT_HOST, port)
         try:
-            self._server = _uvicorn_server(agents, token)
+            self._server, self.requests = _uvicorn_server(agents, token, faults)
         except BaseException:
             self._listener.close()
             raise
@@ -70,7 +80,9 @@ class LocalServer:
         self._listener.close()
 
 
-def serve(agents: Mapping[str, str | Path | Any], port: int = 0, token: str | None = None) -> LocalServer:
+def serve(
+    agents: Mapping[str, str | Path | Any], port: int = 0, token: str | None = None, faults: Faults | None = None
+) -> LocalServer:
     """Serve agents from this process, with the REST surface of Model Serving.
 
     Args:
@@ -78,6 +90,7 @@ def serve(agents: Mapping[str, str | Path | Any], port: int = 0, token: str | No
             calls `mlflow.models.set_model`, or a `ResponsesAgent`, `ChatAgent` or `ChatModel` object.
         port: The port on 127.0.0.1; 0 takes a free one.
         token: A bearer token that callers must send; None for none. This package's client sends `AGENT_TARGET_TOKEN`.
+        faults: What is to go wrong, to rehearse a bad day; None for nothing.
 
     Returns:
         The running server, a context manager: `with serve({"my-agent": "agent.py"}) as server:`.
@@ -85,7 +98,7 @@ def serve(agents: Mapping[str, str | Path | Any], port: int = 0, token: str | No
     Raises:
         InvalidInputError: A name, an agent or the port can't be used.
     """
-    return LocalServer(agents, port, token)
+    return LocalServer(agents, port, token, faults)
 
 
 def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None) -> None:
@@ -104,7 +117,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
     import mlflow
 
     with _listen(host, _port(config.get("port", _DEFAULT_PORT))) as listener:
-        server = _uvicorn_server({name: model_uri}, token)
+        server, _ = _uvicorn_server({name: model_uri}, token)
         url = _url(listener)
         python = f"""get_deploy_client("{NAME}:{url}").predict(endpoint="{name}", inputs="Hello")"""
         print(
@@ -128,7 +141,9 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
     print("Stopped.", flush=True)
 
 
-def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Server:
+def _uvicorn_server(
+    agents: Mapping[str, Any], token: str | None, faults: Faults | None = None
+) -> tuple[uvicorn.Server, ServedRequests]:
     if not isinstance(agents, Mapping) or not agents:
         raise InvalidInputError("Name at least one agent: serve({'my-agent': 'agent.py'}).")
     try:
@@ -136,13 +151,15 @@ def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Ser
 
         from mlflow_agent_target.server.agents import ServedAgent
         from mlflow_agent_target.server.app import create_app
+        from mlflow_agent_target.server.requests import ServedRequests
     except ImportError as error:
         raise InvalidInputError(
             f"Serving agents needs the whole of MLflow ({error}): pip install 'mlflow-agent-target[local]'."
         ) from error
     served = {endpoint_name(name): ServedAgent(endpoint_name(name), source) for name, source in agents.items()}
+    requests = ServedRequests()
     config = uvicorn.Config(
-        create_app(served, token),
+        create_app(served, token, faults, requests),
         log_config=None,  # uvicorn's own configuration would close the log handlers of the caller's program
         log_level="warning",
         access_log=False,
@@ -150,13 +167,13 @@ def _uvicorn_server(agents: Mapping[str, Any], token: str | None) -> uvicorn.Ser
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancelled_call)
-    return uvicorn.Server(config)
+    return uvicorn.Server(config), requests
 
 
 def _is_no_cancelled_call(record: logging.LogRecord) -> bool:
-    """Keep calls out of the log that a stopping server cancels after its time of grace: that is no fault."""
+    """Keep calls out of the log that a stopping server cancels after its time of grace, or that are cut on purpose."""
     cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
-    return not cancelled and not str(record.msg).startswith("Cancel %s running task(s)")
+    return not cancelled and not str(record.msg).startswith(_MEANT)
 
 
 def _listen(host: str, port: int) -> socket.socket:
