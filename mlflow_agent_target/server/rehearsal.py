@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Send
 
 from mlflow_agent_target.server.agents import RefusedError
 from mlflow_agent_target.server.faults import LIMITED, STARTING, Fate, Faults
@@ -20,16 +20,17 @@ from mlflow_agent_target.server.requests import Asked
 _END_OF_STREAM = b"data: [DONE]"
 
 
-class CutResponse(StreamingResponse):
-    """A stream whose connection is closed where its chunks end, without the end that HTTP gives a whole body."""
+class BrokenOffError(Exception):
+    """Raised by the chunks of a `BreakableResponse` where its connection is to break."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_all_but_the_end(message: Message) -> None:
-            if message.get("more_body", True):
-                await send(message)
 
+class BreakableResponse(StreamingResponse):
+    """A stream that may break off: its connection is closed without the end that HTTP gives a whole body."""
+
+    async def stream_response(self, send: Send) -> None:
         # The server closes the connection of an app that returns without having sent the end.
-        await super().__call__(scope, receive, send_all_but_the_end)
+        with contextlib.suppress(BrokenOffError):
+            await super().stream_response(send)
 
 
 class Rehearsal:
@@ -106,7 +107,7 @@ class Rehearsal:
             response.body_iterator = frames
             return response
         asked.fault = "cut_streams"
-        cut = CutResponse(_cut(frames, fate.cut_after), response.status_code)
+        cut = BreakableResponse(_cut(frames, fate.cut_after), response.status_code)
         cut.raw_headers = response.raw_headers
         return cut
 
@@ -129,4 +130,4 @@ async def _cut(frames: Any, events: int) -> AsyncIterator[bytes]:
             yield before
             events -= 1
             if end or not events:
-                return
+                raise BrokenOffError
