@@ -3,12 +3,15 @@
 From the bottom up:
     loading.py    an agent object from a logged model, a folder or a Python file
     runs.py       the trace of one run of an agent
+    frames.py     what the platform adds to a stream: the run's trace, the agent's failure
     agents.py     an agent, called as its interface wants: a payload in, a whole answer or events out
     requests.py   what was asked, and how often each agent ran
     faults.py     what is to go wrong, and with which calls
     rehearsal.py  calls that meet with faults
+    recordings.py what real endpoints answered: written, read and played
     app.py        the REST surface, over the agents that are served
     serving.py    `serve`, `LocalServer` and `run`: the app behind a port
+    recorder.py   the recorder, between a program and real endpoints
     demo/         small agents to copy from, which `agent-target demo` and the tests serve
 """
 
@@ -16,9 +19,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["LocalServer", "run", "serve"]  # loaded when they are first used (PEP 562)
+__all__ = ["LocalServer", "Recorder", "Recording", "run", "serve"]  # loaded when they are first used (PEP 562)
 
 if TYPE_CHECKING:
+    from mlflow_agent_target.server.recorder import Recorder as Recorder
+    from mlflow_agent_target.server.recordings import Recording as Recording
     from mlflow_agent_target.server.serving import LocalServer as LocalServer
     from mlflow_agent_target.server.serving import run as run
     from mlflow_agent_target.server.serving import serve as serve
@@ -27,6 +32,14 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "Recording":
+        from mlflow_agent_target.server.recordings import Recording
+
+        return Recording
+    if name == "Recorder":
+        from mlflow_agent_target.server.recorder import Recorder
+
+        return Recorder
     from mlflow_agent_target.server import serving
 
     return getattr(serving, name)

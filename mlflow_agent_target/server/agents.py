@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.formats import chat_agent, chat_completions, responses
 from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.server.frames import Frames
 from mlflow_agent_target.server.loading import ACCEPTED, load_agent
 from mlflow_agent_target.server.runs import Run, traced
 from mlflow_agent_target.text import printable
@@ -160,8 +161,8 @@ class ServedAgent:
 
     def events(self, arguments: tuple[Any, ...], call: CallSettings) -> Iterator[bytes]:
         """Run the agent and yield its events as JSON, with what the platform adds; the last one tells a failure."""
-        held: dict[str, Any] | None = None
-        failure: RefusedError | None = None
+        frames = Frames(self.interface, call.request_id, holds=call.return_trace)
+        output: dict[str, Any] = {"databricks_request_id": call.request_id}
         run: Run | None = None
         try:
             with traced(self.name, _described(arguments), call.traceparent) as run:
@@ -171,40 +172,19 @@ class ServedAgent:
                         event = _as_dict(raw, self._kind.event)
                         if event.get("id") is None:
                             event["id"] = call.request_id
-                        encoded = _json(event)
+                        encoded = _json(event)  # an event that can't be sent is the agent's failure, also if it is held
                         said.add(event)
-                        if held is not None:
-                            yield _json(held)
-                            held = None
-                        # The trace is sent with the last message. Whether this is the last is known only when the agent
-                        # goes on or ends, so the event waits until then.
-                        if call.return_trace and self._may_be_last(event):
-                            held = event
-                        else:
-                            yield encoded
+                        for ready in frames.add(event):
+                            yield encoded if ready is event else _json(ready)
                 finally:
                     run.span.set_outputs(said.answer())
         except GeneratorExit:
             raise  # the caller has left
         except BaseException as error:
-            failure = self._failure(error)
-        output: dict[str, Any] = {"databricks_request_id": call.request_id}
+            output["error"] = self._failure(error).body()
         if call.return_trace:
             output["trace"] = run.trace() if run is not None else None
-        if failure is not None:
-            if held is not None:
-                yield _json(held)
-            yield _json({"databricks_output": {**output, "error": failure.body()}})
-        elif held is not None:
-            yield _json({**held, "databricks_output": output})
-        elif call.return_trace:
-            # Readers of chat completions index into `choices`, of every chunk.
-            choices: dict[str, Any] = {"choices": []} if self.interface is chat_completions.ChatCompletions else {}
-            yield _json({**choices, "databricks_output": output})
-
-    def _may_be_last(self, event: dict[str, Any]) -> bool:
-        item = event.get("item")
-        return (isinstance(item, dict) and item.get("type") == "message") or bool(self.interface.ends(event))
+        yield from map(_json, frames.end(output))
 
     def _failure(self, error: BaseException) -> RefusedError:
         """Return what Model Serving answers when an agent raises: 400, unless it raised MLflow's own error.

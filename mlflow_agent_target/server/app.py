@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 
 from mlflow_agent_target.server.agents import CallSettings, RefusedError, ServedAgent
 from mlflow_agent_target.server.faults import Faults
+from mlflow_agent_target.server.recordings import StandIn
 from mlflow_agent_target.server.rehearsal import Rehearsal
 from mlflow_agent_target.server.requests import ServedRequests
 
@@ -37,7 +38,7 @@ _T = TypeVar("_T")
 
 
 def create_app(
-    agents: Mapping[str, ServedAgent],
+    agents: Mapping[str, ServedAgent | StandIn],
     token: str | None,
     faults: Faults | None = None,
     requests: ServedRequests | None = None,
@@ -60,12 +61,12 @@ def create_app(
         if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise RefusedError(401, "UNAUTHENTICATED", "The bearer token is missing or is not this server's.")
 
-    def find(name: str) -> ServedAgent:
+    def find(name: str) -> ServedAgent | StandIn:
         if name not in agents:
             raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", f"The endpoint '{name}' does not exist.")
         return agents[name]
 
-    def describe(agent: ServedAgent) -> dict[str, Any]:
+    def describe(agent: ServedAgent | StandIn) -> dict[str, Any]:
         described = _description(agent, created)
         if rehearsal.is_starting(agent.name):
             described["state"]["ready"] = "NOT_READY"
@@ -73,9 +74,13 @@ def create_app(
 
     async def query(name: str, request: Request, body: dict[str, Any]) -> Response:
         with noted.asked(name, body) as asked:
-            call = _Call(find(name), body, request.headers.get("traceparent"), asked.runs)
-            run = call.stream if body.get("stream") else call.answer
-            return asked.answered(await rehearsal.meet(asked, partial(run, slots[name])))
+            agent = find(name)
+            if isinstance(agent, StandIn):
+                run = partial(agent.answer, body, asked.runs)
+            else:
+                call = _Call(agent, body, request.headers.get("traceparent"), asked.runs)
+                run = partial(call.stream if body.get("stream") else call.answer, slots[name])
+            return asked.answered(await rehearsal.meet(asked, run))
 
     app = FastAPI(title="agent-target", openapi_url=None)
     secured = [Depends(authenticate)]
@@ -227,7 +232,7 @@ def _frames(events: Iterator[bytes]) -> Generator[bytes, None, None]:
     yield b"data: [DONE]\n\n"
 
 
-def _description(agent: ServedAgent, created: int) -> dict[str, Any]:
+def _description(agent: ServedAgent | StandIn, created: int) -> dict[str, Any]:
     served = f"{agent.name}-1"
     return {
         "name": agent.name,

@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from mlflow_agent_target.endpoints.access import Access
-from mlflow_agent_target.errors import AgentTargetError
+from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.http.steps import perform
 from mlflow_agent_target.redaction import redacted, secrets_of, secrets_of_environment
 from mlflow_agent_target.server.agents import RefusedError
 from mlflow_agent_target.server.recordings import Exchange, RecordingFile, StandIn, is_stream
 from mlflow_agent_target.server.rehearsal import BreakableResponse, BrokenOffError
+from mlflow_agent_target.server.serving import LocalServer
 from mlflow_agent_target.target.addresses import is_loopback
 from mlflow_agent_target.target.names import agent_name, app_of
 from mlflow_agent_target.text import encode_json
@@ -104,10 +105,12 @@ class ForwardedEndpoint(StandIn):
         kept = {name: answer.headers[name] for name in _KEPT_HEADERS if name in answer.headers}
         put(_Head(answer.status, kept))
         exchange = Exchange(self.name, body, answer.status, kept)
+        is_good = 200 <= answer.status < 300
+        parts = iter(lambda: answer.read(answer.facts.timeout), b"") if is_good else [failure]
         end: BrokenOffError | None = None
         try:
             with contextlib.closing(answer):
-                for chunk in [failure] if failure else iter(lambda: answer.read(answer.facts.timeout), b""):
+                for chunk in parts:
                     exchange.chunks.append((time.monotonic() - began, chunk))
                     put(chunk)
         except AgentTargetError:
@@ -159,40 +162,57 @@ def _without_secrets(exchange: Exchange, secrets: Sequence[str]) -> Exchange:
     )
 
 
-def record(target: str, names: Sequence[str], path: Path, port: int, token: str | None) -> None:
-    """Record endpoints of a target until Ctrl-C.
+class Recorder:
+    """A running recorder, on a port of this machine. Stop it with `stop()`, or use it in a `with` block.
+
+    Attributes:
+        endpoints: The names of the endpoints that it takes requests for.
+        url: Its base URL.
+        target_uri: The target that reaches it, and through it the endpoints.
 
     Args:
         target: The target URI.
-        names: The endpoints.
-        path: The recording, which is added to.
+        names: The endpoints, and apps, that are recorded.
+        path: The recording. What is in it is kept.
         port: The port on 127.0.0.1; 0 takes a free one.
         token: A bearer token that callers must send; None for none.
 
     Raises:
         AgentTargetError: The target can't be logged in to, or one of these can't be used.
     """
-    from mlflow_agent_target.server.serving import listen, server_of, url_of
-    from mlflow_agent_target.target.uri import NAME
 
-    with contextlib.closing(RecordingFile(path)) as file:
+    def __init__(
+        self, target: str, names: Sequence[str], path: str | Path, port: int = 0, token: str | None = None
+    ) -> None:
         access = Access(target)
-        endpoints = [ForwardedEndpoint(access, name, file, [token] if token else []) for name in names]
-        with listen("127.0.0.1", port) as listener:
-            server, _ = server_of({endpoint.name: endpoint for endpoint in endpoints}, token)
-            url, first = url_of(listener), endpoints[0].name
-            print(
-                f"Recording {', '.join(repr(endpoint.name) for endpoint in endpoints)} of {target} to {path} on {url}\n"
-                f"  Target:   {NAME}:{url}\n"
-                f'  Python:   get_deploy_client("{NAME}:{url}").predict(endpoint="{first}", inputs="Hello")\n'
-                f"  REST:     POST {url}/serving-endpoints/{first}/invocations\n"
-                f'  OpenAI:   OpenAI(base_url="{url}/serving-endpoints", api_key={"TOKEN" if token else "any"!r})\n'
-                f"  Replay:   mlflow_agent_target.serve(recording={str(path)!r})\n"
-                "Stop with Ctrl-C.",
-                flush=True,
-            )
-            # On Ctrl-C uvicorn stops the server, and then raises this.
-            with contextlib.suppress(KeyboardInterrupt):
-                server.run(sockets=[listener])
-        count = file.exchanges
-    print(f"Stopped. {count} {'exchange was' if count == 1 else 'exchanges were'} recorded in {path}.", flush=True)
+        self._file = RecordingFile(Path(path))
+        try:
+            served: dict[str, ForwardedEndpoint] = {}
+            for name in names:
+                endpoint = ForwardedEndpoint(access, name, self._file, [token] if token else [])
+                if endpoint.name in served:
+                    raise InvalidInputError(f"Two endpoints are named '{endpoint.name}'. Name each once.")
+                served[endpoint.name] = endpoint
+            self._server = LocalServer(served, port, token)
+        except BaseException:
+            self._file.close()
+            raise
+        self.endpoints = list(served)
+        self.url = self._server.url
+        self.target_uri = self._server.target_uri
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def exchanges(self) -> int:
+        """How many were recorded."""
+        return self._file.exchanges
+
+    def stop(self) -> None:
+        """Stop it, giving running calls 3 seconds to finish. Any number of times."""
+        self._server.stop()
+        self._file.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import contextlib
 import difflib
 import json
 import os
@@ -110,6 +109,11 @@ class Exchange:
         return cls(line["endpoint"], request, int(status), headers, chunks, bool(line["broken"]))
 
 
+def is_stream(headers: Mapping[str, str]) -> bool:
+    """Return whether an answer is a stream of events, by its headers."""
+    return headers.get("content-type", "").lower().startswith(_EVENT_STREAM)
+
+
 def _written(chunk: bytes) -> Any:
     try:
         return chunk.decode()
@@ -161,7 +165,11 @@ class RecordingFile:
             self.exchanges += "request" in line
 
     def close(self) -> None:
-        os.close(self._file)
+        """Close it. What is still to be written then can't be."""
+        with self._lock:
+            file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
 @dataclass(frozen=True)
@@ -184,20 +192,19 @@ class Recording:
         """
         path = Path(self.path)
         found: dict[str, RecordedEndpoint] = {}
-        for line in _lines(path):
-            name = line if isinstance(line, str) else None
+        for name, line in _lines(path):
+            endpoint = found.setdefault(name, RecordedEndpoint(name, self))
             if isinstance(line, Exchange):
-                found.setdefault(line.endpoint, RecordedEndpoint(line.endpoint, self)).add(line)
+                endpoint.add(line)
             else:
-                name, task = line
-                found.setdefault(name, RecordedEndpoint(name, self)).task = task
+                endpoint.task = line
         if not found:
             raise InvalidInputError(f"The recording '{path}' is empty. Make one with `agent-target record`.")
         return found
 
 
-def _lines(path: Path) -> Iterator[Exchange | tuple[str, str | None]]:
-    """Yield a recording's exchanges, and the names of endpoints with their tasks."""
+def _lines(path: Path) -> Iterator[tuple[str, Exchange | str | None]]:
+    """Yield what a recording has, each with the endpoint's name: exchanges, and the endpoint's task."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -210,13 +217,15 @@ def _lines(path: Path) -> Iterator[Exchange | tuple[str, str | None]]:
             line = json.loads(text)
             version = line["version"]
             if version == _VERSION:
-                endpoint_name(line["endpoint"])
-                yield Exchange.read(line) if "request" in line else (line["endpoint"], line["task"])
+                read = Exchange.read(line) if "request" in line else line["task"]
+                if not isinstance(read, (Exchange, str, type(None))):
+                    raise ValueError
+                yield endpoint_name(line["endpoint"]), read
                 continue
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, binascii.Error, InvalidInputError):
             raise InvalidInputError(
-                f"{where} is none of `agent-target record`, or is damaged: {printable(text.decode(errors='replace'), 80)!r}. "
-                "Delete the line, or record anew."
+                f"{where} is damaged, or none of `agent-target record`: "
+                f"{printable(text.decode(errors='replace'), 80)!r}. Delete the line, or record anew."
             ) from None
         raise InvalidInputError(f"{where} has version {version!r:.20}, and this package reads version {_VERSION}.")
 
@@ -251,7 +260,7 @@ class RecordedEndpoint(StandIn):
         if exchange.status < 300:
             runs()
         chunks = self._played(exchange)
-        if exchange.is_broken or exchange.headers.get("content-type", "").startswith(_EVENT_STREAM):
+        if exchange.is_broken or is_stream(exchange.headers):
             return BreakableResponse(chunks, exchange.status, exchange.headers)
         return Response(b"".join([chunk async for chunk in chunks]), exchange.status, exchange.headers)
 
@@ -271,13 +280,15 @@ class RecordedEndpoint(StandIn):
         if not known:
             return f"{said}, which has none to that endpoint. Record it with `agent-target record`."
         compared = asked[:_COMPARED_CHARACTERS]
-        nearest = max(known, key=lambda one: difflib.SequenceMatcher(None, compared, one[:_COMPARED_CHARACTERS]).ratio())
+        nearest = max(
+            known, key=lambda one: difflib.SequenceMatcher(None, compared, one[:_COMPARED_CHARACTERS]).ratio()
+        )
         ours, theirs = json.loads(asked), json.loads(nearest)
         differs = sorted(key for key in {*ours, *theirs} if ours.get(key, ...) != theirs.get(key, ...))
         recorded = printable(json.dumps({key: theirs[key] for key in differs if key in theirs}), 300)
         return (
-            f"{said}, which has {len(self._answers)} to it. The nearest of them differs in {', '.join(differs)}: it has "
-            f"{recorded}. Record this one with `agent-target record`."
+            f"{said}, which has {len(self._answers)} others to it. The nearest differs in {', '.join(differs)}: there it "
+            f"has {recorded}. Record this one with `agent-target record`."
         )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from mlflow_agent_target.server.faults import Faults
+    from mlflow_agent_target.server.recordings import Recording
     from mlflow_agent_target.server.requests import ServedRequests
 
 _DEFAULT_HOST = "127.0.0.1"
@@ -45,11 +46,16 @@ class LocalServer:
     requests: ServedRequests
 
     def __init__(
-        self, agents: Mapping[str, Any], port: int = 0, token: str | None = None, faults: Faults | None = None
+        self,
+        agents: Mapping[str, Any] | None = None,
+        port: int = 0,
+        token: str | None = None,
+        faults: Faults | None = None,
+        recording: str | Path | Recording | None = None,
     ) -> None:
         self._listener = _listen(_DEFAULT_HOST, port)
         try:
-            self._server, self.requests = _uvicorn_server(agents, token, faults)
+            self._server, self.requests = _uvicorn_server(agents, token, faults, recording)
         except BaseException:
             self._listener.close()
             raise
@@ -81,24 +87,32 @@ class LocalServer:
 
 
 def serve(
-    agents: Mapping[str, str | Path | Any], port: int = 0, token: str | None = None, faults: Faults | None = None
+    agents: Mapping[str, str | Path | Any] | None = None,
+    port: int = 0,
+    token: str | None = None,
+    faults: Faults | None = None,
+    recording: str | Path | Recording | None = None,
 ) -> LocalServer:
     """Serve agents from this process, with the REST surface of Model Serving.
 
     Args:
         agents: For each endpoint name, a model URI (`models:/...`, `runs:/...`), a model's folder, a Python file that
-            calls `mlflow.models.set_model`, or a `ResponsesAgent`, `ChatAgent` or `ChatModel` object.
+            calls `mlflow.models.set_model`, or a `ResponsesAgent`, `ChatAgent` or `ChatModel` object. None
+            for a recording alone.
         port: The port on 127.0.0.1; 0 takes a free one.
         token: A bearer token that callers must send; None for none. This package's client sends `AGENT_TARGET_TOKEN`.
         faults: What is to go wrong, to rehearse a bad day; None for nothing.
+        recording: A file that `agent-target record` made, whose endpoints are served, too: a request that was recorded
+            gets the answer that was recorded, byte for byte, and any other is refused. `Recording(path, timing=True)`
+            of `mlflow_agent_target.server` lets answers take as long as they took. None for none.
 
     Returns:
         The running server, a context manager: `with serve({"my-agent": "agent.py"}) as server:`.
 
     Raises:
-        InvalidInputError: A name, an agent or the port can't be used.
+        InvalidInputError: A name, an agent, the port or the recording can't be used.
     """
-    return LocalServer(agents, port, token, faults)
+    return LocalServer(agents, port, token, faults, recording)
 
 
 def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None) -> None:
@@ -142,21 +156,36 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
 
 
 def _uvicorn_server(
-    agents: Mapping[str, Any], token: str | None, faults: Faults | None = None
+    agents: Mapping[str, Any] | None,
+    token: str | None,
+    faults: Faults | None = None,
+    recording: str | Path | Recording | None = None,
 ) -> tuple[uvicorn.Server, ServedRequests]:
-    if not isinstance(agents, Mapping) or not agents:
+    if agents is None and recording is not None:
+        agents = {}
+    if not isinstance(agents, Mapping) or not (agents or recording):
         raise InvalidInputError("Name at least one agent: serve({'my-agent': 'agent.py'}).")
     try:
         import uvicorn
 
         from mlflow_agent_target.server.agents import ServedAgent
         from mlflow_agent_target.server.app import create_app
+        from mlflow_agent_target.server.recordings import Recording, StandIn
         from mlflow_agent_target.server.requests import ServedRequests
     except ImportError as error:
         raise InvalidInputError(
             f"Serving agents needs the whole of MLflow ({error}): pip install 'mlflow-agent-target[local]'."
         ) from error
-    served = {endpoint_name(name): ServedAgent(endpoint_name(name), source) for name, source in agents.items()}
+    played = {}
+    if recording is not None:
+        played = (recording if isinstance(recording, Recording) else Recording(recording)).endpoints()
+    if both := sorted({endpoint_name(name) for name in agents} & set(played)):
+        raise InvalidInputError(f"{', '.join(both)}: both an agent and recorded. Name the agent otherwise.")
+    served: dict[str, ServedAgent | StandIn] = {**played}
+    for name, source in agents.items():
+        served[endpoint_name(name)] = (
+            source if isinstance(source, StandIn) else ServedAgent(endpoint_name(name), source)
+        )
     requests = ServedRequests()
     config = uvicorn.Config(
         create_app(served, token, faults, requests),

@@ -31,6 +31,8 @@ from mlflow_agent_target.tracing.one_writer import write_one_at_a_time
 
 # The id of a trace in MLflow ends with OpenTelemetry's. That of a span that is not recorded doesn't.
 _TRACE_ID = re.compile(r"(?:tr-|trace:/.*/)([0-9a-f]{32})")
+# Keys of events that say what they belong to.
+_NAMES = ("type", "id", "object", "created", "model", "index", "role")
 _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 
 # Functions that close the spans of dropped streams, for the next traced call. The garbage collector, which finds those
@@ -154,10 +156,13 @@ class CallSpan:
     @forgiving(bool)
     def hides(self, event: Mapping[str, Any]) -> bool:
         """Return whether a stream's event only brings a trace that the caller did not ask for."""
-        said = {key for key, value in event.items() if value not in (None, [])}
-        if said == {"trace_id"}:
+        if {key for key, value in event.items() if value is not None} == {"trace_id"}:
             return bool(self.request.headers)
-        return self.request.asked and "databricks_output" in said and said <= {"databricks_output", "id"}
+        output = event.get("databricks_output")
+        if not self.request.asked or not output or output.get("error"):
+            return False
+        rest = {key: value for key, value in event.items() if key not in ("databricks_output", *_NAMES)}
+        return _is_empty(rest) and event.get("type") in (None, "response.databricks_output")
 
     @forgiving(nothing)
     def ended(
@@ -224,6 +229,13 @@ class CallSpan:
             if pending is not None:
                 return True
         return stored_trace(trace.trace_id) is not None
+
+
+def _is_empty(value: Any) -> bool:
+    """Return whether an event's value says nothing but what it belongs to."""
+    if isinstance(value, dict):
+        return all(key in _NAMES or _is_empty(part) for key, part in value.items())
+    return all(map(_is_empty, value)) if isinstance(value, list) else value in (None, "")
 
 
 def _status(error: Exception) -> Any:
