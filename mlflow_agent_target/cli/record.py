@@ -30,7 +30,8 @@ def record(target: str, endpoints: tuple[str, ...], port: int, token: str | None
     """
     from mlflow_agent_target.server import Recorder
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     with Recorder(target, endpoints, recording, port, token) as recorder:
         url, first = recorder.url, recorder.endpoints[0]
         print(

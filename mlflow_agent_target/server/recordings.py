@@ -86,7 +86,7 @@ class Exchange:
         """Return what is written of it."""
         return {
             "endpoint": self.endpoint,
-            "request": self.request,
+            "request": json.loads(json.dumps(self.request, sort_keys=True)),
             "status": self.status,
             "headers": dict(self.headers),
             "chunks": [[round(seconds, 6), _written(chunk)] for seconds, chunk in self.chunks],
@@ -155,7 +155,7 @@ class RecordingFile:
         Raises:
             OSError: It can't be written.
         """
-        raw = json.dumps({"version": _VERSION, **line}, sort_keys=True).encode() + b"\n"
+        raw = json.dumps({"version": _VERSION, **line}).encode() + b"\n"
         with self._lock:
             size = os.fstat(self._file).st_size
             # By one call, so that whoever kills this process leaves whole lines.
@@ -276,7 +276,7 @@ class RecordedEndpoint(StandIn):
     def _unknown(self, body: dict[str, Any]) -> str:
         """Return what is said of a request that was not recorded."""
         said = f"This request to '{self.name}' is not in the recording '{self._recording.path}'"
-        asked, known = _question(body), list(self._answers)[:_COMPARED]
+        asked, known = _question(body), list(self._answers)
         if not known:
             return f"{said}, which has none to that endpoint. Record it with `agent-target record`."
         compared = asked[:_COMPARED_CHARACTERS]
@@ -287,8 +287,8 @@ class RecordedEndpoint(StandIn):
         differs = sorted(key for key in {*ours, *theirs} if ours.get(key, ...) != theirs.get(key, ...))
         recorded = printable(json.dumps({key: theirs[key] for key in differs if key in theirs}), 300)
         return (
-            f"{said}, which has {len(self._answers)} others to it. The nearest differs in {', '.join(differs)}: there it "
-            f"has {recorded}. Record this one with `agent-target record`."
+            f"{said}, which has {len(known)} to that endpoint. The nearest differs in {', '.join(differs)}: it has "
+            f"{recorded}. Record this one with `agent-target record`."
         )
 
 
