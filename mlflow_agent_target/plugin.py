@@ -29,9 +29,9 @@ def run_local(name: str, model_uri: str, flavor: str | None = None, config: dict
     Raises:
         InvalidInputError: The name, the model or the configuration can't be used.
     """
-    from mlflow_agent_target.server import run
+    from mlflow_agent_target.server import run_one
 
-    run(name, model_uri, flavor, config)
+    run_one(name, model_uri, flavor, config)
 
 
 def target_help() -> str:

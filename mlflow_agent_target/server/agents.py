@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.formats import chat_agent, chat_completions, responses
+from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.server.frames import Frames
 from mlflow_agent_target.server.loading import ACCEPTED, load_agent
@@ -42,11 +43,13 @@ class CallSettings:
         request_id: The platform's id of the request.
         return_trace: Whether the answer brings the run's trace.
         traceparent: The header that names the caller's span; None where there is none.
+        used: Is told the tokens that the answer took, where it says so.
     """
 
     request_id: str
     return_trace: bool
     traceparent: str | None
+    used: Callable[[Mapping[str, Any] | None], None]
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ class ServedAgent:
             with traced(self.name, _described(arguments), call.traceparent) as run:
                 answer = _as_dict(self.model.predict(*arguments), self._kind.answer)
                 run.span.set_outputs(answer)
+            call.used(AgentResponse(answer).usage)
             if answer.get("id") is None:
                 answer["id"] = call.request_id
             answer["databricks_output"] = {"databricks_request_id": call.request_id}
@@ -179,7 +183,9 @@ class ServedAgent:
                         for ready in frames.add(event):
                             yield encoded if ready is event else _json(ready)
                 finally:
-                    run.span.set_outputs(said.answer())
+                    answer = said.answer()
+                    run.span.set_outputs(answer)
+                    call.used(AgentResponse(answer).usage)
         except GeneratorExit:
             raise  # the caller has left
         except BaseException as error:
