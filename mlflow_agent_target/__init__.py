@@ -19,6 +19,7 @@ _HOMES = {
     "BatchRow": "batch.shown",
     "EndpointNotFoundError": "errors",
     "EndpointUnavailableError": "errors",
+    "Faults": "server.faults",
     "InterfaceMismatchError": "errors",
     "InvalidInputError": "errors",
     "InvalidResponseError": "errors",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from mlflow_agent_target.plugin import run_local as run_local
     from mlflow_agent_target.plugin import target_help as target_help
     from mlflow_agent_target.server import serve as serve
+    from mlflow_agent_target.server.faults import Faults as Faults
     from mlflow_agent_target.streams.stream import AgentStream as AgentStream
     from mlflow_agent_target.tracing.spans import autolog as autolog
 

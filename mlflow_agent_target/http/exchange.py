@@ -136,6 +136,25 @@ class Transport:
         check_holds_answer(body)
         return body
 
+    def forward(self, url: str, payload: bytes, options: RequestOptions) -> Steps[tuple[Body, bytes]]:
+        """POST JSON once, and return what is answered, whatever it means: the body as it arrives, a failure's as bytes.
+
+        Raises:
+            AgentTargetError: Nothing was answered.
+        """
+        timeout = options.limits().timeout
+        facts = Facts(options.endpoint, self.base_url, timeout=timeout)
+        logins = yield LogIn(self.login, timeout)
+        facts.logins = {**self._custom, **logins}
+        headers = {**self._headers, "Accept": "*/*", **options.headers, **facts.logins}
+        try:
+            answer: tuple[Body, bytes] = yield Send(
+                self._pool, "POST", url, headers, payload, time.monotonic() + timeout, facts, is_stream=True
+            )
+        except BrokenError as error:
+            raise broken_error(error, facts) from facts.cause(error.cause)
+        return answer
+
     def _attempts(
         self,
         method: str,

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -26,7 +27,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlflow_agent_target.server.agents import CallSettings, ServedAgent
+from mlflow_agent_target.server.faults import Faults
 from mlflow_agent_target.server.refusals import RefusedError, refusal
+from mlflow_agent_target.server.rehearsal import Rehearsal
+from mlflow_agent_target.server.replay import StandIn
+from mlflow_agent_target.server.requests import ServedRequests
 
 # So many calls of one agent run at a time, whatever the other agents do.
 _CALLS_PER_AGENT = 256
@@ -35,8 +40,22 @@ _EVENTS_IN_ADVANCE = 16
 _T = TypeVar("_T")
 
 
-def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> ASGIApp:
-    """Return the app that serves `agents` under their names, to callers that send `token` where there is one."""
+def create_app(
+    agents: Mapping[str, ServedAgent | StandIn],
+    token: str | None,
+    faults: Faults | None = None,
+    requests: ServedRequests | None = None,
+) -> ASGIApp:
+    """Return the app that serves `agents` under their names, to callers that send `token` where there is one.
+
+    Args:
+        agents: What is served.
+        token: A bearer token that callers must send; None for none.
+        faults: What is to go wrong; None for nothing.
+        requests: Where what is asked is noted; None for nowhere that is looked at.
+    """
+    noted = ServedRequests() if requests is None else requests
+    rehearsal = Rehearsal(faults or Faults())
     created = int(time.time() * 1000)
     slots = {name: asyncio.Semaphore(_CALLS_PER_AGENT) for name in agents}
 
@@ -45,15 +64,26 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> ASGIApp:
         if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise RefusedError(401, "UNAUTHENTICATED", "The bearer token is missing or is not this server's.")
 
-    def find(name: str) -> ServedAgent:
+    def find(name: str) -> ServedAgent | StandIn:
         if name not in agents:
             raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", f"The endpoint '{name}' does not exist.")
         return agents[name]
 
+    def describe(agent: ServedAgent | StandIn) -> dict[str, Any]:
+        described = _description(agent, created)
+        if rehearsal.is_starting(agent.name):
+            described["state"]["ready"] = "NOT_READY"
+        return described
+
     async def query(name: str, request: Request, body: dict[str, Any]) -> Response:
-        agent = find(name)
-        call = _Call(agent, body, request.headers.get("traceparent"))
-        return await (call.stream(slots[name]) if body.get("stream") else call.answer(slots[name]))
+        with noted.asked(name, body) as asked:
+            agent = find(name)
+            if isinstance(agent, StandIn):
+                run = partial(agent.answer, body, asked.runs)
+            else:
+                call = _Call(agent, body, request.headers.get("traceparent"), asked.runs)
+                run = partial(call.stream if body.get("stream") else call.answer, slots[name])
+            return asked.answered(await rehearsal.meet(asked, run))
 
     app = FastAPI(title="agent-target", openapi_url=None, redirect_slashes=False)
     secured = [Depends(authenticate)]
@@ -92,11 +122,11 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> ASGIApp:
 
     @app.get("/api/2.0/serving-endpoints", dependencies=secured)
     async def list_endpoints() -> dict[str, Any]:
-        return {"endpoints": [_description(agent, created) for agent in agents.values()]}
+        return {"endpoints": [describe(agent) for agent in agents.values()]}
 
     @app.get("/api/2.0/serving-endpoints/{name}", dependencies=secured)
     async def get_endpoint(name: str) -> dict[str, Any]:
-        return {**_description(find(name), created), "permission_level": "CAN_MANAGE", "route_optimized": False}
+        return {**describe(find(name)), "permission_level": "CAN_MANAGE", "route_optimized": False}
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -118,9 +148,12 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> ASGIApp:
 class _Call:
     """One checked call of an agent, run in a thread of its own."""
 
-    def __init__(self, agent: ServedAgent, body: dict[str, Any], traceparent: str | None) -> None:
+    def __init__(
+        self, agent: ServedAgent, body: dict[str, Any], traceparent: str | None, runs: Callable[[], None]
+    ) -> None:
         options = body.get("databricks_options")
         self._agent = agent
+        self._runs = runs
         self._arguments = agent.arguments(body)
         return_trace = isinstance(options, dict) and bool(options.get("return_trace"))
         self._settings = CallSettings(str(uuid.uuid4()), return_trace, traceparent)
@@ -128,6 +161,7 @@ class _Call:
 
     async def answer(self, slots: asyncio.Semaphore) -> Response:
         def run() -> bytes:
+            self._runs()
             return self._agent.answer(self._arguments, self._settings)
 
         return Response(await _in_thread(run, slots), media_type="application/json", headers=self._headers)
@@ -137,6 +171,7 @@ class _Call:
         send, receive = anyio.create_memory_object_stream[bytes](_EVENTS_IN_ADVANCE)
 
         def run() -> None:
+            self._runs()
             # The whole stream in one thread: spans and other context variables don't survive a change of threads.
             frames = _frames(self._agent.events(self._arguments, self._settings))
             with contextlib.closing(frames), contextlib.suppress(anyio.BrokenResourceError):  # the caller has left
@@ -214,7 +249,7 @@ def _frames(events: Iterator[bytes]) -> Generator[bytes, None, None]:
     yield b"data: [DONE]\n\n"
 
 
-def _description(agent: ServedAgent, created: int) -> dict[str, Any]:
+def _description(agent: ServedAgent | StandIn, created: int) -> dict[str, Any]:
     served = agent.served_entity
     return {
         "name": agent.name,

@@ -22,6 +22,11 @@ from mlflow_agent_target.target.uri import NAME, TOKEN_VARIABLE
 if TYPE_CHECKING:
     import uvicorn
 
+    from mlflow_agent_target.server.agents import ServedAgent
+    from mlflow_agent_target.server.faults import Faults
+    from mlflow_agent_target.server.replay import Recording, StandIn
+    from mlflow_agent_target.server.requests import ServedRequests
+
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8080
 _OPTIONS = ("port", "host", "token", "allowed_origins", "max_request_bytes")
@@ -29,6 +34,8 @@ _OPTIONS = ("port", "host", "token", "allowed_origins", "max_request_bytes")
 _GRACE_SECONDS = 3
 # Longer than clients keep idle connections: a server that closes one just as it is used again fails the call.
 _KEEP_ALIVE_SECONDS = 75
+# What uvicorn logs of calls that are cancelled at the end of that time, and of streams that are cut.
+_MEANT = ("Cancel %s running task(s)", "ASGI callable returned without completing response")
 
 
 class LocalServer:
@@ -37,19 +44,26 @@ class LocalServer:
     Attributes:
         url: Its base URL.
         target_uri: The target that reaches it: `get_deploy_client(server.target_uri)`.
+        requests: What it was asked: a sequence, the newest request last, whose `runs` counts how often each agent ran.
     """
+
+    requests: ServedRequests
 
     def __init__(
         self,
-        agents: Mapping[str, Any],
+        agents: Mapping[str, Any] | None = None,
         port: int = 0,
         token: str | None = None,
+        faults: Faults | None = None,
+        recording: str | Path | Recording | None = None,
         allowed_origins: str | Sequence[str] = (),
         max_request_bytes: int | None = None,
     ) -> None:
         self._listener = _listen(_DEFAULT_HOST, port)
         try:
-            self._server = _uvicorn_server(agents, token, allowed_origins, max_request_bytes)
+            self._server, self.requests = _uvicorn_server(
+                agents, token, allowed_origins, max_request_bytes, faults, recording
+            )
         except BaseException:
             self._listener.close()
             raise
@@ -81,9 +95,11 @@ class LocalServer:
 
 
 def serve(
-    agents: Mapping[str, str | Path | Any],
+    agents: Mapping[str, str | Path | Any] | None = None,
     port: int = 0,
     token: str | None = None,
+    faults: Faults | None = None,
+    recording: str | Path | Recording | None = None,
     allowed_origins: Sequence[str] = (),
     max_request_bytes: int | None = None,
 ) -> LocalServer:
@@ -93,9 +109,14 @@ def serve(
 
     Args:
         agents: For each endpoint name, a model URI (`models:/...`, `runs:/...`), a model's folder, a Python file that
-            calls `mlflow.models.set_model`, or a `ResponsesAgent`, `ChatAgent` or `ChatModel` object.
+            calls `mlflow.models.set_model`, or a `ResponsesAgent`, `ChatAgent` or `ChatModel` object. None
+            for a recording alone.
         port: The port on 127.0.0.1; 0 takes a free one.
         token: A bearer token that callers must send; None for none. This package's client sends `AGENT_TARGET_TOKEN`.
+        faults: What is to go wrong, to rehearse a bad day; None for nothing.
+        recording: A file that `agent-target record` made, whose endpoints are served, too: a request that was recorded
+            gets the answer that was recorded, byte for byte, and any other is refused. `Recording(path, timing=True)`
+            of `mlflow_agent_target.server` lets answers take as long as they took. None for none.
         allowed_origins: The origins of web pages that may ask, such as "http://localhost:3000".
         max_request_bytes: How long a request may be; None for 4 MB (4,194,304), as on the platform.
 
@@ -103,9 +124,9 @@ def serve(
         The running server, a context manager: `with serve({"my-agent": "agent.py"}) as server:`.
 
     Raises:
-        InvalidInputError: A name, an agent or an option can't be used.
+        InvalidInputError: A name, an agent, the recording or an option can't be used.
     """
-    return LocalServer(agents, port, token, allowed_origins, max_request_bytes)
+    return LocalServer(agents, port, token, faults, recording, allowed_origins, max_request_bytes)
 
 
 def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None) -> None:
@@ -124,7 +145,7 @@ def run(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any]
     import mlflow
 
     with _listen(host, _port(config.get("port", _DEFAULT_PORT))) as listener:
-        server = _uvicorn_server(
+        server, _ = _uvicorn_server(
             {name: model_uri}, token, config.get("allowed_origins", ()), config.get("max_request_bytes")
         )
         url = _url(listener)
@@ -161,28 +182,32 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _uvicorn_server(
-    agents: Mapping[str, Any],
+    agents: Mapping[str, Any] | None,
     token: str | None,
     allowed_origins: str | Sequence[str],
     max_request_bytes: Any,
-) -> uvicorn.Server:
-    if not isinstance(agents, Mapping) or not agents:
+    faults: Faults | None = None,
+    recording: str | Path | Recording | None = None,
+) -> tuple[uvicorn.Server, ServedRequests]:
+    if agents is None and recording is not None:
+        agents = {}
+    if not isinstance(agents, Mapping) or not (agents or recording):
         raise InvalidInputError("Name at least one agent: serve({'my-agent': 'agent.py'}).")
     if token is not None and not (isinstance(token, str) and token.strip()):
         raise InvalidInputError("token is empty. Give a text that callers must send, or leave it out for none.")
     try:
         import uvicorn
 
-        from mlflow_agent_target.server.agents import ServedAgent
         from mlflow_agent_target.server.app import create_app
+        from mlflow_agent_target.server.requests import ServedRequests
         from mlflow_agent_target.server.security import LARGEST_REQUEST_BYTES, check_origins, secured
     except ImportError as error:
         raise InvalidInputError(
             f"Serving agents needs the whole of MLflow ({error}): pip install 'mlflow-agent-target[local]'."
         ) from error
-    served = {endpoint_name(name): ServedAgent(endpoint_name(name), source) for name, source in agents.items()}
+    requests = ServedRequests()
     app = secured(
-        create_app(served, token),
+        create_app(_endpoints(agents, recording), token, faults, requests),
         has_token=token is not None,
         allowed_origins=check_origins(allowed_origins),
         max_request_bytes=LARGEST_REQUEST_BYTES if max_request_bytes is None else _bytes(max_request_bytes),
@@ -197,13 +222,28 @@ def _uvicorn_server(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancelled_call)
-    return uvicorn.Server(config)
+    return uvicorn.Server(config), requests
+
+
+def _endpoints(agents: Mapping[str, Any], recording: str | Path | Recording | None) -> dict[str, ServedAgent | StandIn]:
+    """Return what is served, by name."""
+    from mlflow_agent_target.server.agents import ServedAgent
+    from mlflow_agent_target.server.replay import Recording, StandIn
+
+    named = {endpoint_name(name): source for name, source in agents.items()}
+    if isinstance(recording, (str, Path)):
+        recording = Recording(recording)
+    played = {} if recording is None else recording.endpoints()
+    if both := sorted(set(named) & set(played)):
+        raise InvalidInputError(f"{', '.join(both)}: both an agent and recorded. Name the agent otherwise.")
+    made = {name: one if isinstance(one, StandIn) else ServedAgent(name, one) for name, one in named.items()}
+    return {**made, **played}
 
 
 def _is_no_cancelled_call(record: logging.LogRecord) -> bool:
-    """Keep calls out of the log that a stopping server cancels after its time of grace: that is no fault."""
+    """Keep calls out of the log that a stopping server cancels after its time of grace, or that are cut on purpose."""
     cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
-    return not cancelled and not str(record.msg).startswith("Cancel %s running task(s)")
+    return not cancelled and not str(record.msg).startswith(_MEANT)
 
 
 def _listen(host: str, port: int) -> socket.socket:
