@@ -10,8 +10,8 @@ From the bottom up:
     requests.py   what was asked, and how often each agent ran
     faults.py     what is to go wrong, and with which calls
     rehearsal.py  calls that meet with faults
-    stand_in.py   an endpoint whose agent is not in this process
-    recordings.py what real endpoints answered: written, read and played
+    recordings.py what real endpoints answered: a file, written and read
+    replay.py     endpoints whose agents are not here, and those that play a recording
     app.py        the REST surface, over what is served
     security.py   which requests may reach it: not those of other sites' web pages, nor what is too large
     options.py    how a server is to be
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "LocalServer": "serving",
     "Recorder": "recorder",
-    "Recording": "recordings",
+    "Recording": "replay",
     "run": "foreground",
     "run_one": "foreground",
     "serve": "serving",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mlflow_agent_target.server.foreground import run as run
     from mlflow_agent_target.server.foreground import run_one as run_one
     from mlflow_agent_target.server.recorder import Recorder as Recorder
-    from mlflow_agent_target.server.recordings import Recording as Recording
+    from mlflow_agent_target.server.replay import Recording as Recording
     from mlflow_agent_target.server.serving import LocalServer as LocalServer
     from mlflow_agent_target.server.serving import serve as serve
 

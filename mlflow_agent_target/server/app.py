@@ -28,9 +28,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlflow_agent_target.server.agents import CallSettings, ServedAgent
 from mlflow_agent_target.server.faults import Faults
-from mlflow_agent_target.server.stand_in import StandIn
 from mlflow_agent_target.server.refusals import RefusedError, refusal
 from mlflow_agent_target.server.rehearsal import Rehearsal
+from mlflow_agent_target.server.replay import StandIn
 from mlflow_agent_target.server.requests import Asked, ServedRequests
 
 # So many calls of one agent run at a time, whatever the other agents do.

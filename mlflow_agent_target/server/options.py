@@ -12,7 +12,7 @@ from mlflow_agent_target.errors import InvalidInputError
 from mlflow_agent_target.server.faults import Faults
 
 if TYPE_CHECKING:
-    from mlflow_agent_target.server.recordings import Recording
+    from mlflow_agent_target.server.replay import Recording
 
 # The platform's limit for requests to agents:
 # https://docs.databricks.com/aws/en/machine-learning/model-serving/model-serving-limits

@@ -21,10 +21,10 @@ from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.http.steps import perform
 from mlflow_agent_target.redaction import redacted, secrets_of, secrets_of_environment
 from mlflow_agent_target.server.options import ServerOptions
-from mlflow_agent_target.server.recordings import Exchange, RecordingFile, is_stream
-from mlflow_agent_target.server.stand_in import StandIn
+from mlflow_agent_target.server.recordings import Exchange, RecordingFile
 from mlflow_agent_target.server.refusals import RefusedError
 from mlflow_agent_target.server.rehearsal import BreakableResponse, BrokenOffError
+from mlflow_agent_target.server.replay import StandIn, is_stream
 from mlflow_agent_target.server.serving import LocalServer
 from mlflow_agent_target.target.addresses import is_loopback
 from mlflow_agent_target.target.names import agent_name, app_of
@@ -72,14 +72,22 @@ class ForwardedEndpoint(StandIn):
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Any] = asyncio.Queue()
 
-        def put(what: Any) -> None:
+        def put(what: _Head | bytes | Exception | None) -> None:
             with contextlib.suppress(RuntimeError):  # the server has stopped
                 loop.call_soon_threadsafe(arrived.put_nowait, what)
 
+        def exchange() -> None:
+            try:
+                self._exchange(body, put)
+            except Exception as error:
+                put(error)
+            else:
+                put(None)
+
         # To its end, even if the caller leaves: what was begun is recorded as a whole.
-        threading.Thread(target=self._exchange, args=(body, put), name="recorder", daemon=True).start()
+        threading.Thread(target=exchange, name="recorder", daemon=True).start()
         head = await arrived.get()
-        if isinstance(head, RefusedError):
+        if isinstance(head, Exception):
             raise head
         if head.status < 300:
             runs()
@@ -93,8 +101,13 @@ class ForwardedEndpoint(StandIn):
             return BreakableResponse(_broken(came), head.status, head.headers)
         return Response(b"".join(came), head.status, head.headers)
 
-    def _exchange(self, body: dict[str, Any], put: Callable[[Any], None]) -> None:
-        """Ask the endpoint, pass on what comes, and record it: its head, bytes, and None or what broke it off."""
+    def _exchange(self, body: dict[str, Any], put: Callable[[_Head | bytes], None]) -> None:
+        """Ask the endpoint, pass on what comes, its head and then bytes, and record it.
+
+        Raises:
+            RefusedError: Nothing was answered.
+            BrokenOffError: The answer broke off.
+        """
         began = time.monotonic()
         try:
             # The name of this endpoint is no part of what that one is asked: the path names it.
@@ -102,33 +115,32 @@ class ForwardedEndpoint(StandIn):
             answer, failure = perform(self._route.transport.forward(self._route.url, payload, self._options))
         except AgentTargetError as error:
             status = error.status_code or (502 if error.may_have_run else 503)
-            put(RefusedError(status, str(error.error_code), error.message))
-            return
+            raise RefusedError(status, str(error.error_code), error.message) from error
         kept = {name: answer.headers[name] for name in _KEPT_HEADERS if name in answer.headers}
         put(_Head(answer.status, kept))
         exchange = Exchange(self.name, body, answer.status, kept)
         is_good = 200 <= answer.status < 300
-        parts = iter(lambda: answer.read(answer.facts.timeout), b"") if is_good else [failure]
-        end: BrokenOffError | None = None
+        broken: AgentTargetError | None = None
         try:
             with contextlib.closing(answer):
-                for chunk in parts:
+                for chunk in iter(lambda: answer.read(answer.facts.timeout), b"") if is_good else [failure]:
                     exchange.chunks.append((time.monotonic() - began, chunk))
                     put(chunk)
-        except AgentTargetError:
-            end = BrokenOffError()
+        except AgentTargetError as error:
+            broken = error
         secrets = [*self._secrets, *secrets_of(answer.facts.logins), *secrets_of_environment()]
         try:
-            self._file.append(_without_secrets(replace(exchange, is_broken=end is not None), secrets).line())
-        except OSError as error:
+            self._file.append(_without_secrets(replace(exchange, is_broken=broken is not None), secrets).line())
+        except (OSError, ValueError) as error:
             _logger.error("An exchange with '%s' could not be recorded: %s", self.name, error)
-        put(end)
+        if broken is not None:
+            raise BrokenOffError from broken
 
 
 async def _until_the_end(arrived: asyncio.Queue[Any]) -> AsyncIterator[bytes]:
     while (chunk := await arrived.get()) is not None:
-        if isinstance(chunk, BrokenOffError):
-            raise chunk
+        if isinstance(chunk, Exception):
+            raise BrokenOffError from chunk
         yield chunk
 
 

@@ -21,7 +21,7 @@ from mlflow_agent_target.target.uri import NAME
 if TYPE_CHECKING:
     import uvicorn
 
-    from mlflow_agent_target.server.recordings import Recording
+    from mlflow_agent_target.server.replay import Recording
     from mlflow_agent_target.server.requests import ServedRequests
 
 # How long a stopping server waits for calls that are still running.
@@ -137,8 +137,7 @@ def make_server(
 
         from mlflow_agent_target.server.agents import ServedAgent
         from mlflow_agent_target.server.app import create_app
-        from mlflow_agent_target.server.recordings import Recording
-        from mlflow_agent_target.server.stand_in import StandIn
+        from mlflow_agent_target.server.replay import Recording, StandIn
         from mlflow_agent_target.server.requests import ServedRequests
         from mlflow_agent_target.server.security import secured
     except ImportError as error:

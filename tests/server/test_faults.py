@@ -183,6 +183,22 @@ class TestServer:
         assert asked[200, None, 1] == 40
         assert asked.keys() == {(200, None, 1), (429, "rate_limit", 0)}
 
+    def test_a_job_on_a_bad_day_ends_with_all_rows_where_it_may_run_them_again(self) -> None:
+        faults = Faults(error_rate=0.3, rate_limit=50, cold_start=0.2, latency=(0, 0.02), retry_after=0.1, seed=3)
+        rows = [f"row {number}" for number in range(30)]
+        with serve(AGENTS, faults=faults) as server:
+            client = AgentTargetClient(server.target_uri)
+            careful = client.predict_batch("reverser", rows)
+            failed = sum(row.status == "failed" for row in careful)
+            ran = server.requests.runs["reverser"]
+            # A row that failed may have run, and was not run again.
+            assert 0 < failed == sum(one.fault == "error_rate" for one in server.requests)
+            assert 30 - failed < ran <= 30
+            server.requests.clear()
+            bold = client.with_options(idempotent=True).predict_batch("reverser", rows)
+            assert [row.output_text for row in bold] == [f"{number} row" for number in range(30)]
+            assert server.requests.runs["reverser"] >= 30
+
     def test_a_limited_call_says_when_to_come_back(self) -> None:
         with serve(AGENTS, faults=Faults(rate_limit=0.01, retry_after=7)) as server:
             assert post(server).status_code == 200

@@ -384,7 +384,7 @@ class TestRecorder:
         _, recorder = upstream(whole({}))
         recorder.stop()
         before = path.read_bytes()
-        with pytest.raises(OSError, match="Bad file descriptor"):
+        with pytest.raises(ValueError, match="closed file"):
             recorder._file.append({"request": {}})
         recorder.stop()
         assert path.read_bytes() == before
