@@ -4,6 +4,7 @@ From the bottom up:
     loading.py  an agent object from a logged model, a folder or a Python file
     runs.py     the trace of one run of an agent
     agents.py   an agent, called as its interface wants: a payload in, a whole answer or events out
+    page/       the page to talk to the agents, which a browser shows
     app.py      the REST surface, over the agents that are served
     serving.py  `serve`, `LocalServer` and `run`: the app behind a port
     demo/       small agents to copy from, which `agent-target demo` and the tests serve

@@ -19,11 +19,13 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import anyio
+import mlflow
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from mlflow_agent_target.server.agents import CallSettings, RefusedError, ServedAgent
+from mlflow_agent_target.server.page import HEADERS, page
 from mlflow_agent_target.server.runs import joinable
 
 # So many calls of one agent run at a time, whatever the other agents do.
@@ -86,6 +88,11 @@ def create_app(agents: Mapping[str, ServedAgent], token: str | None) -> FastAPI:
     @app.get("/api/2.0/serving-endpoints/{name}", dependencies=secured)
     async def get_endpoint(name: str) -> dict[str, Any]:
         return {**_description(find(name), created), "permission_level": "CAN_MANAGE", "route_optimized": False}
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    async def talk() -> Response:
+        # No token is asked for: the page holds nothing secret, and asks for the token itself.
+        return HTMLResponse(page(mlflow.get_tracking_uri()), headers=HEADERS)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
