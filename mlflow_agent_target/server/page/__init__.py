@@ -32,7 +32,9 @@ HEADERS = {
 
 def page(tracking_uri: str) -> str:
     """Return the page, which links to the traces in MLflow's UI where `tracking_uri` is the address of one."""
-    return _PAGE.replace('name="mlflow-ui" content=""', f'name="mlflow-ui" content="{html.escape(_ui(tracking_uri))}"', 1)
+    return _PAGE.replace(
+        'name="mlflow-ui" content=""', f'name="mlflow-ui" content="{html.escape(_ui(tracking_uri))}"', 1
+    )
 
 
 def _ui(tracking_uri: str) -> str:
