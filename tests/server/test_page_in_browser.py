@@ -141,6 +141,20 @@ def answers_with(page: Page, body: str | bytes, content_type: str = SSE, status:
     page.route("**/invocations", lambda route: route.fulfill(status=status, content_type=content_type, body=body))
 
 
+def begins_with(page: Page, body: str) -> None:
+    """From now on, answers begin with a body and then hang, until `window.breakOff()` breaks them off."""
+    page.evaluate(
+        """(body) => {
+            window.fetch = async (url, { signal }) => new Response(new ReadableStream({ start(stream) {
+                stream.enqueue(new TextEncoder().encode(body));
+                signal.addEventListener("abort", () => stream.error(signal.reason));
+                window.breakOff = () => stream.error(new TypeError("network error"));
+            } }));
+        }""",
+        body,
+    )
+
+
 def frames(*events: Any, done: bool = True) -> str:
     return "".join(f"data: {json.dumps(event)}\n\n" for event in events) + ("data: [DONE]\n\n" if done else "")
 
@@ -214,6 +228,56 @@ class TestTalking:
         )
         expect(page.get_by_role("status")).to_have_text(COUNTED)
 
+    def test_reasoning_tokens_of_several_models_and_why_an_answer_is_incomplete(self, page: Page) -> None:
+        usage = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12}
+        thought = {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "I *guess*."}]}
+        last = {"usage": usage, "incomplete_details": {"reason": "max_output_tokens"}}
+        answers_with(
+            page,
+            frames(
+                {"type": "response.output_item.done", "item": thought},
+                {"type": "response.completed", "response": {"usage": usage}},
+                {**DELTA, "delta": "So."},
+                {"type": "response.incomplete", "response": last},
+            ),
+        )
+        ask(page, "go")
+        expect(page.locator(".reasoning em")).to_be_hidden()
+        page.locator(".reasoning summary").click()
+        expect(page.locator(".reasoning em")).to_have_text("guess")
+        expect(page.locator(".meta")).to_contain_text("24 tokens (20 in, 4 out)")
+        expect(answer(page)).to_contain_text("Incomplete: max_output_tokens.")
+
+    def test_a_result_of_an_earlier_turns_call_is_shown_with_it(self, page: Page) -> None:
+        call = {"type": "function_call", "call_id": "c", "name": "drop", "arguments": '{"table": "t"}'}
+        answers_with(page, frames({"type": "response.output_item.done", "item": call}))
+        ask(page, "go")
+        expect(page.locator(".tool summary")).to_have_text('drop{"table": "t"}no result')
+        result = {"type": "function_call_output", "call_id": "c", "output": "gone"}
+        answers_with(page, frames({"type": "response.output_item.done", "item": result}))
+        assert ask(page, "on")["input"][1] == call
+        expect(page.locator(".tool summary").last).to_have_text('drop{"table": "t"} → gonedone')
+
+    def test_goes_on_while_another_agent_is_looked_at(self, page: Page) -> None:
+        choose(page, "slow")
+        page.get_by_label("Message to the agent").fill("0.01")
+        page.keyboard.press("Enter")
+        choose(page, "words")
+        ask(page, TEXT)
+        expect(answer(page)).to_contain_text(COUNTED)
+        choose(page, "slow")
+        expect(answer(page).locator(".text")).to_contain_text("98 99")
+
+    def test_a_new_conversation_leaves_a_running_answer(self, page: Page) -> None:
+        choose(page, "slow")
+        page.get_by_label("Message to the agent").fill("0.1")
+        page.keyboard.press("Enter")
+        expect(answer(page).locator(".text")).to_contain_text("0 1")
+        with page.expect_event("requestfailed"):
+            page.get_by_role("button", name="New conversation").click()
+        expect(page.get_by_role("heading")).to_be_visible()
+        assert ask(page, "0")["input"] == [user("0")]
+
     def test_keys(self, page: Page) -> None:
         message = page.get_by_label("Message to the agent")
         expect(message).to_be_focused()
@@ -252,21 +316,27 @@ class TestStopping:
         ]
         expect(answer(page).locator(".text")).to_contain_text("98 99")
 
+    def test_what_was_stopped_can_be_asked_again(self, page: Page) -> None:
+        choose(page, "slow")
+        page.get_by_label("Message to the agent").fill("0.05")
+        page.keyboard.press("Enter")
+        expect(answer(page).locator(".text")).to_contain_text("0 1")
+        page.keyboard.press("Escape")
+        with page.expect_request("**/invocations") as request:
+            page.get_by_role("button", name="Ask again").click()
+        assert request.value.post_data_json["input"] == [user("0.05")]
+        page.keyboard.press("Escape")
+        ended(page)
+        expect(page.locator("article")).to_have_count(1)
+
     def test_a_call_without_its_result_is_not_told_to_the_agent_again(self, page: Page) -> None:
-        page.evaluate(
-            """() => { window.fetch = async (url, { signal }) => new Response(new ReadableStream({ start(stream) {
-                const item = { type: "function_call", id: "f", call_id: "c", name: "wait", arguments: "{}" };
-                stream.enqueue(new TextEncoder().encode(
-                    `data: ${JSON.stringify({ type: "response.output_item.done", item })}\\n\\n`));
-                signal.addEventListener("abort", () => stream.error(signal.reason));
-            } })); }"""
-        )
+        call = {"type": "function_call", "id": "f", "call_id": "c", "name": "wait", "arguments": "{}"}
+        begins_with(page, frames({"type": "response.output_item.done", "item": call}, done=False))
         page.get_by_label("Message to the agent").fill("hi")
         page.keyboard.press("Enter")
         expect(page.locator(".tool summary")).to_have_text("wait{}running")
         page.keyboard.press("Escape")
         expect(page.locator(".tool summary")).to_have_text("wait{}no result")
-        assert page.evaluate("view.current.history()") == []  # without a turn: of all before the last
         assert page.evaluate("view.current.turns[0].received") == []
 
 
@@ -378,6 +448,16 @@ class TestErrors:
         expect(page.locator(".failure")).to_contain_text("the agent's tool is broken")
         assert ask(page, "at once")["input"] == [user("at once")]  # the failed turn is no part of the conversation
         expect(page.get_by_role("button", name="Retry")).to_have_count(1)
+
+    def test_a_connection_that_breaks(self, page: Page) -> None:
+        begins_with(page, frames(DELTA, done=False))
+        page.get_by_label("Message to the agent").fill(TEXT)
+        page.keyboard.press("Enter")
+        expect(answer(page).locator(".text")).to_have_text("It i")
+        page.evaluate("breakOff()")
+        expect(page.locator(".failure")).to_contain_text("The stream was cut off")
+        expect(answer(page).locator(".text")).to_have_text("It i")
+        expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
     def test_a_server_that_is_gone(self, page: Page) -> None:
         page.route("**/invocations", lambda route: route.abort())
