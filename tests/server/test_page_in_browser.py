@@ -258,6 +258,28 @@ class TestTalking:
         assert ask(page, "on")["input"][1] == call
         expect(page.locator(".tool summary").last).to_have_text('drop{"table": "t"} → gonedone')
 
+    @pytest.mark.parametrize("agent", ["words", "reverser"])
+    def test_calls_that_share_an_id(self, agent: str, page: Page) -> None:
+        events: list[dict[str, Any]] = []
+        for number in ("1", "2"):
+            items = [
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": number},
+                {"type": "function_call_output", "call_id": "c", "output": number * 2},
+            ]
+            call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": number}}
+            deltas = [
+                {"id": f"m{number}", "role": "assistant", "content": "", "tool_calls": [call]},
+                {"id": f"r{number}", "role": "tool", "content": number * 2, "name": "f", "tool_call_id": "c"},
+            ]
+            # Each comes twice where that changes nothing.
+            said = [{"type": "response.output_item.done", "item": one} for one in items for _ in range(2)]
+            events += said if agent == "words" else [{"delta": delta} for delta in deltas]
+        choose(page, agent)
+        answers_with(page, frames(*events))
+        ask(page, "go")
+        expect(page.locator(".tool summary")).to_have_text(["f1 → 11done", "f2 → 22done"])
+        assert page.evaluate("view.current.turns[0].received.length") == 4
+
     def test_goes_on_while_another_agent_is_looked_at(self, page: Page) -> None:
         choose(page, "slow")
         page.get_by_label("Message to the agent").fill("0.01")
