@@ -26,7 +26,10 @@ expect = sync_api.expect
 Page, Route = sync_api.Page, sync_api.Route
 
 # The cases of the client's own reader.
-BODIES = sse.test_decodes.pytestmark[0].args[1]
+BODIES = [
+    *((case.id, case.values[0]) for case in sse.test_decodes.pytestmark[0].args[1]),
+    ("several data lines that end with CRLF", b"data: a\r\ndata: b\r\n\r\n"),
+]
 STREAMS = sorted((Path(__file__).parents[1] / "streams").glob("*.txt"))
 TEXT = "How many words are in this sentence?"
 COUNTED = f"You said '{TEXT}': 7 words, by my count_words tool."
@@ -504,6 +507,7 @@ class TestToken:
         field = page.get_by_label("Token", exact=True)
         expect(field).to_be_focused()
         expect(page.get_by_label("Message to the agent")).to_be_hidden()
+        expect(page.get_by_role("button", name="New conversation")).to_be_disabled()
         for wrong, says in [("nope", "The server refused this token."), ("ключ", "ASCII")]:
             field.fill(wrong)
             field.press("Enter")
@@ -611,7 +615,7 @@ class TestTheSameRequestElsewhere:
 
 
 class TestStreams:
-    @pytest.mark.parametrize("body", [case.values[0] for case in BODIES], ids=[case.id for case in BODIES])
+    @pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in BODIES])
     def test_events_are_found_however_the_bytes_are_cut(self, body: bytes, page: Page) -> None:
         expected = [
             {"name": one[0], "data": one[1].decode(errors="replace")}
