@@ -792,9 +792,11 @@ class TestLook:
         for _ in range(2):
             ask(page, "0.005")
             assert log.evaluate(distance) < 2
-        page.get_by_label("Message to the agent").fill("0.02")
+        page.get_by_label("Message to the agent").fill("0.05")
         page.keyboard.press("Enter")
-        expect(answer(page).locator(".text")).to_contain_text("0 1 2")
+        expect(answer(page).locator(".text")).to_contain_text("50 51")
+        assert log.evaluate(distance) < 48  # of what may have come since the last frame
+        expect(page.get_by_role("button", name="Stop")).to_be_visible()
         log.evaluate("log => { log.scrollTop = 5; }")
         ended(page)
         expect(answer(page).locator(".text")).to_contain_text("98 99")
