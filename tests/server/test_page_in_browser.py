@@ -681,6 +681,7 @@ class TestMarkdown:
             ("# A *b*\n### c ##\n#no", "<h1>A <em>b</em></h1><h3>c</h3><p>#no</p>"),
             ("**b** *i* ***bi*** __b__ _i_ ~~d~~", "<em>i</em> <em><strong>bi</strong></em> <strong>b</strong>"),
             ("snake_case_name 2 * 3 * 4 **open", "<p>snake_case_name 2 * 3 * 4 **open</p>"),
+            ("snake_case_ a _snake_case", "<p>snake_case_ a _snake_case</p>"),
             ("*a **b** c* and *(d)*", "<p><em>a <strong>b</strong> c</em> and <em>(d)</em></p>"),
             (r"\*a\* \`b\` C:\dir", r"<p>*a* `b` C:\dir</p>"),
             ("`a*b*` ``c`d`` `e", "<p><code>a*b*</code> <code>c`d</code> `e</p>"),
