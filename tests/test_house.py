@@ -130,8 +130,8 @@ def test_a_folder_lists_its_files_from_the_bottom_up(folder: Path) -> None:
 
 
 def offered(face: str) -> set[str]:
-    """The names that a folder's face offers, beside its modules."""
-    return {*re.findall(r'"(\w+)"', face), "demo"}
+    """The names that a folder's face offers, beside its modules, and the server's own folders."""
+    return {*re.findall(r'"(\w+)"', face), "demo", "page"}
 
 
 def test_no_module_is_two_ideas() -> None:

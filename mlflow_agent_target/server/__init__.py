@@ -12,6 +12,7 @@ From the bottom up:
     rehearsal.py  calls that meet with faults
     recordings.py what real endpoints answered: a file, written and read
     replay.py     endpoints whose agents are not here, and those that play a recording
+    page/         the page to talk to the agents, which a browser shows
     app.py        the REST surface, over what is served
     security.py   which requests may reach it: not those of other sites' web pages, nor what is too large
     options.py    how a server is to be

@@ -20,14 +20,16 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import anyio
+import mlflow
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlflow_agent_target.server.agents import CallSettings, ServedAgent
 from mlflow_agent_target.server.faults import Faults
+from mlflow_agent_target.server.page import HEADERS, page
 from mlflow_agent_target.server.refusals import RefusedError, refusal
 from mlflow_agent_target.server.rehearsal import Rehearsal
 from mlflow_agent_target.server.replay import StandIn
@@ -123,6 +125,11 @@ def create_app(
     @app.get("/api/2.0/serving-endpoints/{name}", dependencies=secured)
     async def get_endpoint(name: str) -> dict[str, Any]:
         return {**describe(find(name)), "permission_level": "CAN_MANAGE", "route_optimized": False}
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    async def talk() -> Response:
+        # No token is asked for: the page holds nothing secret, and asks for the token itself.
+        return HTMLResponse(page(mlflow.get_tracking_uri()), headers=HEADERS)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
