@@ -4,6 +4,7 @@ From the bottom up:
     demo.py   `agent-target demo`: two small agents, served, queried and evaluated on this machine
     record.py `agent-target record`: what real endpoints answer a program, written down
     score.py  `agent-target score`: an agent asked once for each row of a file
+    serve.py  `agent-target serve`: agents on this machine, and a page to talk to them
     group.py  `main`, and the group of all commands: each is a module here with a function of the same name
 
 A command's module imports at its top no more than click, since `agent-target --help` loads them all.

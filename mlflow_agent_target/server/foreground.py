@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
+import socket
 import sys
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlflow_agent_target.errors import InvalidInputError
@@ -29,21 +32,25 @@ def run_one(name: str, model_uri: str, flavor: str | None, config: Mapping[str, 
 
 
 def run(
-    agents: Mapping[str, Any], config: Mapping[str, Any], *, opens_page: bool = False, is_quiet: bool = False
+    agents: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    opens_page: bool = False,
+    is_quiet: bool = False,
+    reloads: bool = False,
 ) -> None:
     """Serve agents until Ctrl-C or SIGTERM.
 
     Args:
-        agents: As for `serve`.
+        agents: As for `serve`; files and model URIs only if it `reloads`.
         config: The options, as text or as values: `host`, `port`, and those of `ServerOptions`.
         opens_page: Whether the page to talk to the agents is opened in the browser.
         is_quiet: Whether the log has no line for each request.
+        reloads: Whether the agents are loaded anew when a Python file changes that lies beside one, or below.
 
     Raises:
         InvalidInputError: An agent or an option can't be used.
     """
-    import mlflow
-
     rest = dict(config)
     host, port = str(rest.pop("host", _DEFAULT_HOST)), rest.pop("port", _DEFAULT_PORT)
     if unknown := sorted(set(rest) - set(ServerOptions.names())):
@@ -55,34 +62,64 @@ def run(
             f"Anyone who reaches {host} could run the agent: set -C token=..., or leave host at {_DEFAULT_HOST}."
         )
     with listen(host, port) as listener:
-        server, _, (first, *_) = make_server(agents, options)
-        url = url_of(listener)
-        if not is_quiet:
-            _log_requests()
-        sources = ", ".join(f"'{name}' from {source}" for name, source in agents.items())
-        python = f"""get_deploy_client("{NAME}:{url}").predict(endpoint="{first}", inputs="Hello")"""
-        print(
-            f"Serving {sources or f'the recording {options.recording}'} on {url}\n"
-            f"  Page:     {url}/ (to talk to the agents)\n"
-            f"  Target:   {NAME}:{url}\n"
-            f"  Python:   {python}\n"
-            f"  REST:     POST {url}/serving-endpoints/{first}/invocations\n"
-            f'  OpenAI:   OpenAI(base_url="{url}/serving-endpoints", api_key={"TOKEN" if options.token else "any"!r})\n'
-            + (
-                f"  Callers must send the token; this package's client takes it from {TOKEN_VARIABLE}.\n"
-                if options.token
-                else ""
-            )
-            + f"  Traces:   {mlflow.get_tracking_uri()} (MLFLOW_TRACKING_URI)\n"
-            + "Stop with Ctrl-C.",
-            flush=True,
-        )
         if opens_page:
-            webbrowser.open(f"{url}/")
-        # When uvicorn has stopped the server, it raises the signal that it had again.
-        with contextlib.suppress(KeyboardInterrupt), _sigterm_as_ctrl_c():
-            server.run(sockets=[listener])
+            webbrowser.open(f"{url_of(listener)}/")
+        if reloads:
+            _reload(functools.partial(_serve, agents, options, is_quiet), agents, listener)
+        else:
+            _serve(agents, options, is_quiet, sockets=[listener])
+
+
+def _serve(agents: Mapping[str, Any], options: ServerOptions, is_quiet: bool, *, sockets: list[socket.socket]) -> None:
+    """Serve agents on a socket that listens, and say how they are reached."""
+    import mlflow
+
+    server, _, (first, *_) = make_server(agents, options)
+    url = url_of(sockets[0])
+    if not is_quiet:
+        _log_requests()
+    sources = ", ".join(f"'{name}' from {source}" for name, source in agents.items())
+    python = f"""get_deploy_client("{NAME}:{url}").predict(endpoint="{first}", inputs="Hello")"""
+    print(
+        f"Serving {sources or f'the recording {options.recording}'} on {url}\n"
+        f"  Page:     {url}/ (to talk to the agents)\n"
+        f"  Target:   {NAME}:{url}\n"
+        f"  Python:   {python}\n"
+        f"  REST:     POST {url}/serving-endpoints/{first}/invocations\n"
+        f'  OpenAI:   OpenAI(base_url="{url}/serving-endpoints", api_key={"TOKEN" if options.token else "any"!r})\n'
+        + (
+            f"  Callers must send the token; this package's client takes it from {TOKEN_VARIABLE}.\n"
+            if options.token
+            else ""
+        )
+        + f"  Traces:   {mlflow.get_tracking_uri()} (MLFLOW_TRACKING_URI)\n"
+        + "Stop with Ctrl-C.",
+        flush=True,
+    )
+    # When uvicorn has stopped the server, it raises the signal that it had again.
+    with contextlib.suppress(KeyboardInterrupt), _sigterm_as_ctrl_c():
+        server.run(sockets=sockets)
     print("Stopped.", flush=True)
+
+
+def _reload(serve: Callable[..., None], agents: Mapping[str, Any], listener: socket.socket) -> None:
+    """Run `serve` in a process of its own, and a new one after each change. The port stays open in between."""
+    import uvicorn
+    from uvicorn.supervisors import ChangeReload
+
+    folders = {str(Path(source).resolve().parent) for source in agents.values() if str(source).endswith(".py")}
+    if not folders:
+        raise InvalidInputError("Only agents in Python files can be loaded anew: name one, or leave --reload out.")
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    config = uvicorn.Config("", reload=True, reload_dirs=sorted(folders), log_config=None)
+    ChangeReload(config, target=functools.partial(_serve_or_wait, serve), sockets=[listener]).run()
+
+
+def _serve_or_wait(serve: Callable[..., None], sockets: list[socket.socket]) -> None:
+    try:
+        serve(sockets=sockets)
+    except InvalidInputError as error:
+        print(f"Error: {error}\nWaiting for a change.", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
