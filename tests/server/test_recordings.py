@@ -286,6 +286,7 @@ class TestRecorder:
             assert headers.items() <= {name.lower(): value for name, value in got.headers.items()}.items()
         assert first.content == again.content
         assert first.content == content
+        assert recorder._server.requests.runs["a"] == (status == 200)
 
     def test_a_stream_is_passed_on_as_it_comes(self, upstream: Callable[..., Any]) -> None:
         _, recorder = upstream(chunked([events({"n": 1}, done=False), 1.0, events({"n": 2})]))
