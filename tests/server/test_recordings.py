@@ -230,6 +230,7 @@ class TestRecorder:
             chunked([events(leaks)]),
         ]
         with Recorder(f"agent-target:{server.url}", ["a"], path, token=own) as recorder:
+            monkeypatch.delenv("AGENT_TARGET_TOKEN")  # known from the login, too
             assert ask(recorder.url, "a", {"input": HI}).status_code == 401
             login = {"Authorization": f"Bearer {own}"}
             answer = ask(recorder.url, "a", {"input": HI, "custom_inputs": leaks}, headers=login)
