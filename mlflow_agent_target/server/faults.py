@@ -163,7 +163,7 @@ class Faults:
             "error_rate" if fails else None,
             failure if fails else None,
             latency,
-            events if is_cut and not fails else None,
+            events if is_cut else None,
             self.silence,
         )
 

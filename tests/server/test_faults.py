@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import requests
+from starlette.responses import Response, StreamingResponse
 
 from mlflow_agent_target import (
     AgentTargetClient,
@@ -25,6 +27,7 @@ from mlflow_agent_target import (
 from mlflow_agent_target.server import LocalServer
 from mlflow_agent_target.server.faults import LIMITED, STARTING
 from mlflow_agent_target.server.rehearsal import Rehearsal
+from mlflow_agent_target.server.requests import ServedRequests
 from tests.conftest import AGENTS as TEST_AGENTS
 from tests.conftest import DEMO, user
 
@@ -165,6 +168,30 @@ class TestRehearsal:
         assert {STARTING, LIMITED} < set(met)
         through = [fate for fate in met if fate not in (STARTING, LIMITED)]
         assert through == [faults.fate("a", number) for number in range(1, len(through) + 1)]
+
+    def test_silence_comes_once_after_the_first_event(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[Any] = []
+
+        async def sleep(seconds: float) -> None:
+            seen.append(seconds)
+
+        async def frames() -> AsyncIterator[bytes]:
+            for frame in (b"1", b"2", b"3"):
+                yield frame
+
+        async def run() -> Response:
+            return StreamingResponse(frames())
+
+        async def meet() -> None:
+            with ServedRequests().asked("a", {}) as asked:
+                response = await Rehearsal(Faults(silence=7, latency=2)).meet(asked, run)
+            assert isinstance(response, StreamingResponse)
+            async for frame in response.body_iterator:
+                seen.append(frame)
+
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        asyncio.run(meet())
+        assert seen == [2.0, b"1", 7, b"2", b"3"]
 
 
 class TestServer:

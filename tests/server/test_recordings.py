@@ -230,6 +230,7 @@ class TestRecorder:
             chunked([events(leaks)]),
         ]
         with Recorder(f"agent-target:{server.url}", ["a"], path, token=own) as recorder:
+            monkeypatch.delenv("AGENT_TARGET_TOKEN")  # known from the login, too
             assert ask(recorder.url, "a", {"input": HI}).status_code == 401
             login = {"Authorization": f"Bearer {own}"}
             answer = ask(recorder.url, "a", {"input": HI, "custom_inputs": leaks}, headers=login)
@@ -286,6 +287,7 @@ class TestRecorder:
             assert headers.items() <= {name.lower(): value for name, value in got.headers.items()}.items()
         assert first.content == again.content
         assert first.content == content
+        assert recorder._server.requests.runs["a"] == (status == 200)
 
     def test_a_stream_is_passed_on_as_it_comes(self, upstream: Callable[..., Any]) -> None:
         _, recorder = upstream(chunked([events({"n": 1}, done=False), 1.0, events({"n": 2})]))
