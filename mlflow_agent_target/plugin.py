@@ -24,7 +24,9 @@ def run_local(name: str, model_uri: str, flavor: str | None = None, config: dict
             `mlflow.models.set_model`.
         flavor: None or "python_function": agents have no other.
         config: `port` (default 8080; 0 takes a free one), `host` (default 127.0.0.1), `token` (a bearer token that
-            callers must send; required for any host but loopback).
+            callers must send; required for any host but loopback), `allowed_origins` (of web pages that may ask, with
+            commas between them), `max_request_bytes` (default 4194304), `recording` (a file that is played, too), and
+            the faults of a rehearsal, such as `error_rate`: see `Faults`.
 
     Raises:
         InvalidInputError: The name, the model or the configuration can't be used.
@@ -68,6 +70,11 @@ Serve an agent on this machine, with the REST surface of Model Serving
   -C port=8080         0 takes a free port
   -C host=127.0.0.1
   -C token=SECRET      callers must send it as a bearer token; required for any host but loopback
+  -C allowed_origins=http://localhost:3000    web pages that may ask; without a token no other may
+  -C max_request_bytes=4194304
+  -C error_rate=0.1    rehearses a bad day; so do latency, rate_limit, retry_after, cold_start, cut_streams, silence
+  agent-target serve a=agent.py b=models:/my-agent/1         several agents; --open shows the page to talk to them
+  agent-target record --endpoint my-agent recording.jsonl    what a real agent answers, to be played: -C recording=...
   Needs the extra 'local':  pip install "mlflow-agent-target[local]"
 
 Show the deployed endpoints

@@ -270,6 +270,36 @@ def test_a_spent_rate_limit_is_one_that_the_harness_knows(
     assert caught.value.status_code == 429
 
 
+class Thinking(ResponsesAgent):
+    def predict(self, request: Any) -> ResponsesAgentResponse:
+        with mlflow.start_span("tool", span_type="TOOL"):
+            return ResponsesAgentResponse(output=[self.create_text_output_item("done", id="m")])
+
+
+@harness
+def test_two_hundred_rows_of_an_agent_in_this_process(tmp_path: Path) -> None:
+    """The agent and the evaluation write to one database, whose connections MLflow needs two at a time."""
+    script = f"""
+import mlflow, mlflow_agent_target
+from mlflow.genai.scorers import scorer
+from tests.test_evaluation import Thinking
+mlflow.set_tracking_uri("sqlite:///{tmp_path}/mlflow.db")
+mlflow.set_experiment("own")
+@scorer
+def used_one_tool(outputs, trace):
+    return len(trace.search_spans(span_type="TOOL")) == 1
+with mlflow_agent_target.serve({{"a": Thinking()}}) as server:
+    function = mlflow_agent_target.AgentTargetClient(server.target_uri).to_predict_fn("a")
+    data = [{{"inputs": {{"question": f"q{{number}}"}}}} for number in range(200)]
+    result = mlflow.genai.evaluate(data=data, predict_fn=function, scorers=[used_one_tool])
+print("scored", len(result.result_df), result.metrics["used_one_tool/mean"])
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    ran = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, env=kept)
+    assert "scored 200 1.0" in ran.stdout, ran.stderr[-2000:]
+    assert "QueuePool" not in ran.stderr
+
+
 @harness
 @simulators
 def test_a_simulated_conversation(server: LocalServer) -> None:
