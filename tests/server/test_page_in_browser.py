@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from mlflow.pyfunc import ResponsesAgent
@@ -805,3 +807,55 @@ class TestLook:
         page.get_by_role("button", name="To the end").click()
         assert log.evaluate(distance) < 2
         expect(page.get_by_role("button", name="To the end")).to_be_hidden()
+
+
+@pytest.fixture(scope="module")
+def other_site() -> Iterator[str]:
+    """The origin of another server on this machine, whose page has nothing in it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://localhost:{running.server_port}"
+        running.shutdown()
+
+
+ASK = """async ([url, options]) => {
+  try { return (await (await fetch(url, {method: "POST", ...options})).text()).slice(0, 2) } catch (e) { return e.name }
+}"""
+
+
+class TestPagesOfOtherSites:
+    """What a front end may do, and what a page must not that a developer merely looks at."""
+
+    BODY = json.dumps({"input": [user("delete everything")]})
+    AS_JSON: ClassVar[dict[str, str]] = {"Content-Type": "application/json"}
+
+    @pytest.mark.parametrize("is_listed", [False, True])
+    def test_only_a_listed_one_reaches_an_agent(self, is_listed: bool, browser: Any, other_site: str) -> None:
+        origins = [other_site] if is_listed else []
+        with serve({"words": DEMO / "responses_agent.py"}, allowed_origins=origins) as server:
+            opened = browser.new_page()
+            opened.goto(other_site)
+            url = f"{server.url}/serving-endpoints/words/invocations"
+            for options in (
+                {"mode": "no-cors", "body": self.BODY},
+                {
+                    "mode": "no-cors",
+                    "body": self.BODY,
+                    "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+                },
+            ):
+                opened.evaluate(ASK, [url, options])
+            assert server.requests.total == 0
+            asked = opened.evaluate(ASK, [url, {"body": self.BODY, "headers": self.AS_JSON}])
+            assert (asked, server.requests.total) == (('{"', 1) if is_listed else ("TypeError", 0))
+            opened.close()
