@@ -189,9 +189,10 @@ class Journal:
                     with contextlib.suppress(sqlite3.Error):
                         self._write(settled, released, ())
                         settled = ()
+                again = "run the same again" if self._durable else f"make the same call with journal={str(self.path)!r}"
                 raise JournalFullError(
                     f"The journal {str(self.path)!r} can't be written: {error}. Everything that it holds is whole. "
-                    "Make room, and run the same again to go on where it stopped.",
+                    f"Make room, and {again} to go on where it stopped.",
                     may_have_run=True,
                     is_settled=not settled,
                 ) from error

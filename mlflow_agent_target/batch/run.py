@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_agent_target.batch.cells import Row
-from mlflow_agent_target.batch.journal import Journal, delete
+from mlflow_agent_target.batch.journal import Journal, JournalFullError, delete
 from mlflow_agent_target.batch.policy import BatchOptions
 from mlflow_agent_target.batch.progress import Observer, Tally, watching
 from mlflow_agent_target.batch.records import is_same_id, row_claim
@@ -53,7 +53,7 @@ def run(
     """
     started = time.monotonic()
     path = journal if journal is not None else _temporary()
-    result = None
+    is_kept = journal is not None
     try:
         record = Journal(path, about, durable=journal is not None)
         try:
@@ -68,6 +68,7 @@ def run(
         finally:
             record.close()
         if scheduler.error is not None:
+            is_kept |= isinstance(scheduler.error, JournalFullError)  # which says to go on with it
             raise scheduler.error
         result = BatchResult(
             path,
@@ -78,9 +79,10 @@ def run(
             price_per_million=options.price_per_million,
             index=rows.index,
         )
+        is_kept = True
         return result
     finally:
-        if journal is None and result is None:
+        if not is_kept:
             delete(path)
 
 

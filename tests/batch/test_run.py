@@ -7,6 +7,7 @@ import contextvars
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sqlite3
@@ -325,8 +326,13 @@ def test_what_cannot_be_used_is_refused_before_anything_is_sent(
     assert counting.counts()["asked"] == {}
 
 
+@pytest.mark.parametrize("is_temporary", [False, True])
 def test_a_full_disk_stops_the_run_in_order(
-    agent: AgentTargetClient, counting: CountingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_temporary: bool,
+    agent: AgentTargetClient,
+    counting: CountingServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow_agent_target.batch import journal as journal_module
 
@@ -340,8 +346,10 @@ def test_a_full_disk_stops_the_run_in_order(
 
     with monkeypatch.context() as patched:
         patched.setattr(journal_module, "connect", small)
-        with pytest.raises(AgentTargetError, match="database or disk is full"):
-            agent.predict_batch("instant", questions(2000), concurrency=8, journal=path)
+        with pytest.raises(AgentTargetError, match="database or disk is full") as caught:
+            agent.predict_batch("instant", questions(2000), concurrency=8, journal=None if is_temporary else path)
+    if is_temporary:  # what was answered is kept, and the error says how to go on
+        path = Path(re.findall(r"make the same call with journal='(.*?)'", str(caught.value))[0])
     states = [state for (state,) in Reader(path).select("SELECT state FROM rows")]
     assert states.count("ok") > 50
     # What finds the disk full may be the claim of the next rows, then none is lost, or the record of answers.
@@ -349,6 +357,7 @@ def test_a_full_disk_stops_the_run_in_order(
     results = agent.predict_batch("instant", questions(2000), journal=path)
     assert [row.output_text for row in results] == [f"answer to {question}" for question in questions(2000)]
     assert sum(counting.counts()["asked"].values()) <= 2008
+    path.unlink()
 
 
 CHILD = """
