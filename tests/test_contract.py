@@ -62,7 +62,7 @@ def test_mlflows_command_line_serves_only_what_is_an_agent() -> None:
 def test_the_package_says_what_it_is() -> None:
     metadata = importlib.metadata.metadata("mlflow-agent-target")
     assert metadata["Version"] == mlflow_agent_target.__version__
-    assert set(metadata.get_all("Provides-Extra") or []) == {"local", "openai", "spark", "test", "all"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"local", "openai", "spark", "test", "browser", "all"}
     core = {re.split(r"[^\w-]", line)[0] for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line}
     assert core == {"mlflow-skinny", "pydantic", "requests", "tqdm", "urllib3"}
 

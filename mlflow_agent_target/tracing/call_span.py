@@ -65,6 +65,8 @@ class CallSpan:
     """One call's span, and what the call sends for it. If the answer is a stream, it is the stream's observer."""
 
     def __init__(self, endpoint: str | None) -> None:
+        if is_evaluated():  # MLflow writes its spans in this thread
+            write_one_at_a_time()
         self.request = TraceRequest()
         self._endpoint = endpoint
         self._span: Any = None  # where there is none, all is quiet
@@ -74,8 +76,6 @@ class CallSpan:
     @forgiving(nothing)
     def enter(self, inputs: Any) -> None:
         """Begin the span, within which the call is made in this thread, until `leave`."""
-        if is_evaluated():
-            write_one_at_a_time()
         with contextlib.ExitStack() as stack:
             stack.enter_context(same_context())
             self._has(stack.enter_context(mlflow.start_span(name=self._name, span_type="AGENT")))
