@@ -59,7 +59,8 @@ def run(
     options = ServerOptions.read(rest)
     if options.token is None and not is_loopback(host):
         raise InvalidInputError(
-            f"Anyone who reaches {host} could run the agent: set -C token=..., or leave host at {_DEFAULT_HOST}."
+            f"Anyone who reaches {host} could run the agent: set a token that callers must send (-C token=..., or "
+            f"--token of agent-target serve), or leave host at {_DEFAULT_HOST}."
         )
     with listen(host, port) as listener:
         if opens_page:

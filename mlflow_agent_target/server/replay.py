@@ -113,7 +113,7 @@ class RecordedEndpoint(StandIn):
     async def answer(self, body: dict[str, Any], runs: Callable[[], None]) -> Response:
         question = _question(body)
         if question not in self._answers:
-            raise RefusedError(404, "RESOURCE_DOES_NOT_EXIST", self._unknown(body))
+            raise RefusedError(400, "INVALID_PARAMETER_VALUE", self._unknown(body))
         answers = self._answers[question]
         exchange = answers[min(self._asked[question], len(answers) - 1)]
         self._asked[question] += 1

@@ -131,7 +131,9 @@ def make_server(
     if agents is None and options.recording is not None:
         agents = {}
     if not isinstance(agents, Mapping) or not (agents or options.recording):
-        raise InvalidInputError("Name at least one agent: serve({'my-agent': 'agent.py'}).")
+        raise InvalidInputError(
+            "Name at least one agent: serve({'my-agent': 'agent.py'}), or agent-target serve my-agent=agent.py."
+        )
     try:
         import uvicorn
 

@@ -129,7 +129,7 @@ def test_an_agent_is_called_as_it_is_or_as_one_says(given: str, name: str, sourc
         ([], "Name at least one agent"),
         (["a.py", "b/a.py"], "Two agents are called 'a'"),
         (["nowhere.py"], "no file 'nowhere.py'"),
-        (["nowhere.py", "--reload", "--host", "0.0.0.0"], "set -C token="),  # noqa: S104
+        (["nowhere.py", "--reload", "--host", "0.0.0.0"], "set a token that callers must send"),  # noqa: S104
         (["models:/a/1", "--reload"], "Only agents in Python files"),
         (["nowhere.py", "--error-rate", "2"], "error_rate of Faults must be a share"),
         (["nowhere.py", "--allowed-origin", "localhost"], "allowed_origins"),

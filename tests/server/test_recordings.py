@@ -15,6 +15,7 @@ import requests
 from mlflow.deployments import get_deploy_client
 
 from mlflow_agent_target import (
+    AgentError,
     AgentTargetClient,
     EndpointNotFoundError,
     EndpointUnavailableError,
@@ -143,10 +144,10 @@ class TestRecordAndReplay:
             ({"input": HI, "temperature": 1, "client_request_id": "7", "usage_context": {"a": "b"}}, 200),
             ({"input": HI, "temperature": 1, "databricks_options": {"return_trace": True}, "model": "a"}, 200),
             ({"input": HI, "temperature": 1, "stream": False, "context": None}, 200),
-            ({"input": HI, "temperature": 1, "stream": True}, 404),
-            ({"input": HI, "temperature": 2}, 404),
-            ({"input": HI}, 404),
-            ({"input": HI, "temperature": 1, "custom_inputs": {}}, 404),
+            ({"input": HI, "temperature": 1, "stream": True}, 400),
+            ({"input": HI, "temperature": 2}, 400),
+            ({"input": HI}, 400),
+            ({"input": HI, "temperature": 1, "custom_inputs": {}}, 400),
         ],
     )
     def test_what_is_the_same_question(
@@ -165,17 +166,20 @@ class TestRecordAndReplay:
         recorded.stop()
         with serve(recording=path) as server:
             client = AgentTargetClient(server.target_uri)
-            with pytest.raises(EndpointNotFoundError) as caught:
+            with pytest.raises(AgentError) as caught:
                 client.predict("chat_agent", "what is it worth now?")
             said = str(caught.value)
             assert f"This request to 'chat_agent' is not in the recording '{path}'" in said
             assert "has 2 to that endpoint. The nearest differs in messages: " in said
             assert "what is it worth?" in said
-            with pytest.raises(EndpointNotFoundError, match="which has none to that endpoint"):
+            with pytest.raises(AgentError, match="which has none to that endpoint"):
                 client.predict("responses_agent", "hi")
             with pytest.raises(EndpointNotFoundError, match="'other' does not exist"):
                 client.predict("other", "hi")
             assert not server.requests.runs
+            rows = ["what is it worth?", "something new", "another thing altogether"]
+            results = client.predict_batch("chat_agent", rows, progress=False)
+            assert [row.status for row in results] == ["ok", "failed", "ok"]
 
     def test_timing_is_kept_where_it_is_asked_for(self, upstream: Callable[..., Any], path: Path) -> None:
         _, recorder = upstream(chunked([events({"n": 1}, done=False), 0.4, events({"n": 2})]))

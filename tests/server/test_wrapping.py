@@ -114,7 +114,7 @@ class Caller(ChatModel):
 
 
 def test_a_graph_of_langgraph_is_an_agent() -> None:
-    pytest.importorskip("langgraph")
+    pytest.importorskip("langgraph", reason="optional; .ci/run installs it")
     from langchain_core.language_models import GenericFakeChatModel
     from langchain_core.messages import AIMessage, ToolMessage
     from langgraph.graph import START, MessagesState, StateGraph
@@ -148,7 +148,7 @@ def test_a_graph_of_langgraph_is_an_agent() -> None:
 
 
 def test_an_agent_of_openais_sdk_is_an_agent() -> None:
-    sdk = pytest.importorskip("agents")
+    sdk = pytest.importorskip("agents", reason="openai-agents is optional; .ci/run installs it")
     import openai
 
     sdk.set_tracing_disabled(True)
