@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,12 @@ import pytest
 from mlflow_agent_target.tracing import one_writer
 
 CLIENT = SimpleNamespace(tracking_uri="sqlite:///traces.db")
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not is_so() and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 class Store:
@@ -38,7 +45,7 @@ class Store:
         self.writing += 1
         self.most = max(self.most, self.writing)
         self.calls.append((location, spans))
-        self.goes_on.wait(30)
+        self.goes_on.wait(15)
         time.sleep(0.001)
         self.writing -= 1
         if "bad" in spans or (location == "one trace each" and len(spans) > 1):
@@ -49,11 +56,9 @@ class Store:
         self.goes_on.clear()
         with ThreadPoolExecutor(len(writes)) as threads:
             running = [threads.submit(writes[0])]
-            while not self.calls:
-                time.sleep(0.001)
+            wait_until(lambda: bool(self.calls))
             running += [threads.submit(write) for write in writes[1:]]
-            while len(one_writer._waiting) < len(writes):
-                time.sleep(0.001)
+            wait_until(lambda: len(one_writer._waiting) >= len(writes))
             self.goes_on.set()
             return [each.exception(30) or each.result() for each in running]
 
