@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AgentError": "errors",
     "AgentResponse": "formats.answers",
+    "AgentRun": "endpoints.runs",
     "AgentStream": "streams.stream",
     "AgentTargetClient": "client",
     "AgentTargetError": "errors",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mlflow_agent_target.batch.results import BatchResult as BatchResult
     from mlflow_agent_target.batch.shown import BatchRow as BatchRow
     from mlflow_agent_target.client import AgentTargetClient as AgentTargetClient
+    from mlflow_agent_target.endpoints.runs import AgentRun as AgentRun
     from mlflow_agent_target.errors import AgentError as AgentError
     from mlflow_agent_target.errors import AgentTargetError as AgentTargetError
     from mlflow_agent_target.errors import AuthenticationError as AuthenticationError

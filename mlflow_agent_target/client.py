@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
     from mlflow_agent_target.endpoints.platform import ServingEndpoint
+    from mlflow_agent_target.endpoints.runs import AgentRun
 
 
 class AgentTargetClient(BatchScoring, EndpointManagement):
@@ -111,6 +112,55 @@ class AgentTargetClient(BatchScoring, EndpointManagement):
             return tracing.stream(agent, inputs, sends_context=self._access.sends_context)
         return agent.stream(inputs)
 
+    def start(
+        self,
+        endpoint: str | None = None,
+        inputs: Any = None,
+        *,
+        id: str | None = None,  # noqa: A002 (as OpenAI's)
+        session_id: str | None = None,
+    ) -> AgentRun:
+        """Start a run of an agent, and return at once: the agent works on, whatever becomes of this process.
+
+        Runs are kept by a DurableAgentServer (https://docs.databricks.com/aws/en/agents/deploy/agent-server), and by
+        servers of OpenAI's `background`, LongRunningAgentServer among them.
+
+        Args:
+            endpoint: As for `predict`.
+            inputs: As for `predict`.
+            id: A UUID that names the run: the same id never starts a second one. None for a new one. Where the server
+                makes the ids, it must be None.
+            session_id: The session that the agent remembers; None for a new one.
+
+        Returns:
+            The run: `status`, `done`, `result(timeout=...)`, `stream()`. `get_run` finds it again by its `id`.
+
+        Raises:
+            InvalidInputError: The payload or an id can't be used, or the id was used for another request.
+            InterfaceMismatchError: The endpoint keeps no runs, or the payload has no counterpart there.
+            AgentTargetError: It could not be started. Where `may_have_run` is true it may have been: `invocation_id` is
+                what to ask for, and the same call with that id starts no second run.
+        """
+        from mlflow_agent_target.endpoints.runs import start
+
+        return start(self._access, self._access.endpoint(None, endpoint), inputs, id, session_id)
+
+    def get_run(self, endpoint: str | None = None, id: str | None = None) -> AgentRun:  # noqa: A002
+        """Return a run by its id: of this process, or of another one.
+
+        Args:
+            endpoint: As for `predict`.
+            id: The run's id.
+
+        Raises:
+            InvalidInputError: It is no id of a run.
+            EndpointNotFoundError: There is no such run.
+            AgentTargetError: The server can't be asked.
+        """
+        from mlflow_agent_target.endpoints.runs import get_run
+
+        return get_run(self._access, self._access.endpoint(None, endpoint), id)
+
     def to_predict_fn(
         self, endpoint: str | None = None, journal: str | os.PathLike[str] | None = None
     ) -> Callable[..., AgentResponse]:
@@ -163,10 +213,10 @@ class AgentTargetClient(BatchScoring, EndpointManagement):
             total_timeout: Seconds for all attempts together.
             idle_timeout: Seconds of silence allowed between a stream's events; as `timeout` unless it is set.
             idempotent: True says that the agent may safely run twice, so that every passing failure is retried.
-            interface: What the endpoints serve, "ResponsesAgent", "ChatAgent" or "ChatModel", or a task such as
-                "agent/v1/responses", so that they are not asked. Or "chat", whatever they serve: they look like chat
-                models, for callers that know only those: `predict` gives `choices`, `get_endpoint` says "llm/v1/chat".
-                Streams stay as they are.
+            interface: What the endpoints serve, "ResponsesAgent", "ChatAgent", "ChatModel" or "DurableAgentServer", or
+                a task such as "agent/v1/responses", so that they are not asked. Or "chat", whatever they serve: they
+                look like chat models, for callers that know only those: `predict` gives `choices`, `get_endpoint` says
+                "llm/v1/chat". Streams stay as they are.
             wait_until_ready: Seconds to wait for an endpoint that is starting or scaled to zero: that answers 503, 404
                 though it exists, or not at all. Beside `total_timeout`, which counts from then.
 

@@ -47,6 +47,8 @@ class AgentTargetError(MlflowException):
         retryable: Whether the same request may succeed later.
         may_have_run: False: the agent has certainly not run. True: it may have, so that running it again is the
             caller's decision.
+        invocation_id: Id of the run that was or may have been started, for `client.get_run`; None where the server
+            keeps no runs, or there is none.
     """
 
     mlflow_error_code: ClassVar[int] = INTERNAL_ERROR
@@ -64,6 +66,7 @@ class AgentTargetError(MlflowException):
         attempts: int = 0,
         retryable: bool | None = None,
         may_have_run: bool | None = None,
+        invocation_id: str | None = None,
     ) -> None:
         super().__init__(message, error_code=self.mlflow_error_code)
         self.endpoint = endpoint
@@ -71,6 +74,7 @@ class AgentTargetError(MlflowException):
         self.request_id = request_id
         self.body = body
         self.attempts = attempts
+        self.invocation_id = invocation_id
         if retryable is not None:
             self.retryable = retryable
         if may_have_run is not None:
@@ -185,7 +189,7 @@ class StreamInterruptedError(_PartialAnswerError):
 
 
 class StreamIdleError(StreamInterruptedError, RequestTimeoutError):
-    """A stream was silent for longer than `idle_timeout`: interrupted, and out of time."""
+    """A stream was silent for longer than `idle_timeout`, or a run's for longer than `total_timeout`: out of time."""
 
     mlflow_error_code = DEADLINE_EXCEEDED
 

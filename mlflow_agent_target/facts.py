@@ -24,6 +24,7 @@ class Facts:
         is_capped: Whether that is what was left for all attempts together, and less than one may take.
         status: The HTTP status of the answer; None before there is one.
         request_id: The server's id of the request; None where it gave none.
+        invocation_id: The id of the run that the exchange is about, where the server keeps runs.
         logins: The headers of the login, as they were sent. No error shows their values.
     """
 
@@ -34,6 +35,7 @@ class Facts:
     is_capped: bool = False
     status: int | None = None
     request_id: str | None = None
+    invocation_id: str | None = None
     logins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -84,5 +86,5 @@ class Facts:
             request_id=self.redacted(self.request_id),
             attempts=self.attempts,
             body=self.redacted(body),
-            **more,
+            **{"invocation_id": self.invocation_id, **more},
         )

@@ -34,12 +34,12 @@ FLOORS = [
 # The modules through which a folder is entered from outside. The others are its own business.
 DOORS = {
     "target": {"uri", "settings", "login", "names", "addresses", "asking", "sdk"},
-    "http": {"exchange", "options", "steps", "retry", "statuses"},
+    "http": {"exchange", "options", "steps", "retry", "statuses", "replies", "body"},
     "formats": {
-        *("inputs", "conversion", "answers", "failures", "pieces", "growing_text"),
-        *("interface", "registry", "responses", "chat_agent", "chat_completions"),
+        *("inputs", "conversion", "answers", "failures", "pieces", "growing_text", "invocations", "runs"),
+        *("interface", "registry", "responses", "chat_agent", "chat_completions", "durable_agent"),
     },
-    "streams": {"stream"},
+    "streams": {"stream", "sse"},
     "tracing": {"spans", "call_span", "context", "one_writer"},
     "batch": {
         "run",
@@ -56,7 +56,7 @@ DOORS = {
         "exports",
         "mlflow_run",
     },
-    "endpoints": {"access", "endpoint", "management", "platform", "openai_client"},
+    "endpoints": {"access", "endpoint", "runs", "management", "platform", "openai_client"},
     "server": set(),  # its face alone
 }
 # Where third-party libraries may be imported at all, and where only inside a function.

@@ -80,6 +80,11 @@ class Access:
         return self._routes
 
     @property
+    def is_of_target(self) -> bool:
+        """Whether the target's URI says all of where requests go and who sends them."""
+        return self._config is None
+
+    @property
     def sends_context(self) -> bool:
         """Whether servers may be told of the caller's trace: Model Serving loses the agent's own when it is."""
         return self.target.base_url is not None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from mlflow_agent_target.endpoints.routes import Route, Routes
+from mlflow_agent_target.endpoints.place import Place
+from mlflow_agent_target.endpoints.routes import Route
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
@@ -21,12 +22,14 @@ from mlflow_agent_target.errors import (
 )
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
 from mlflow_agent_target.formats.conversion import encode
+from mlflow_agent_target.formats.durable_agent import DurableAgentServer
 from mlflow_agent_target.formats.failures import key_wanted
 from mlflow_agent_target.formats.inputs import Request, read_inputs
 from mlflow_agent_target.formats.interface import Interface
+from mlflow_agent_target.formats.invocations import read_invocation
 from mlflow_agent_target.formats.registry import interfaces_for_key
 from mlflow_agent_target.http.exchange import Transport
-from mlflow_agent_target.http.options import CallTime, RequestOptions
+from mlflow_agent_target.http.options import CallTime
 from mlflow_agent_target.http.steps import Steps, perform
 from mlflow_agent_target.streams.stream import AgentStream
 from mlflow_agent_target.target.names import is_app
@@ -61,31 +64,19 @@ class _Call:
     time: CallTime
 
 
-class Endpoint:
-    """One endpoint of a target, a Databricks App, or the bare agent server that a base URL is.
+class Endpoint(Place):
+    """One endpoint of a target, a Databricks App, or the bare agent server that a base URL is."""
 
-    Args:
-        routes: The target's.
-        name: As `agent_name` gives it; None for the bare agent server.
-        options: How calls are made.
-        interface: What it serves, where the caller has said so: then it is not asked.
-    """
+    def query(self, inputs: Any, trace: TraceRequest | None = None, run_id: uuid.UUID | None = None) -> AgentResponse:
+        """Send one request and wait for the whole answer. See `AgentTargetClient.predict`.
 
-    def __init__(
-        self,
-        routes: Routes,
-        name: str | None,
-        options: RequestOptions,
-        interface: type[Interface] | None = None,
-    ) -> None:
-        self.name = name
-        self._routes = routes
-        self._interface = interface
-        self._options = replace(options, endpoint=name, exists=self._exists)
-
-    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse:
-        """Send one request and wait for the whole answer. See `AgentTargetClient.predict`."""
-        return perform(self.querying(inputs, trace))
+        Args:
+            inputs: What to ask.
+            trace: What is asked for the agent's trace; None for nothing.
+            run_id: The run's id where it is a DurableAgentServer, which never starts a second run of the same id; None
+                for a new one.
+        """
+        return perform(self.querying(inputs, trace, run_id))
 
     def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
@@ -93,51 +84,100 @@ class Endpoint:
 
     def encode(self, inputs: Any) -> dict[str, Any]:
         """Return the payload that `query` would send. Asks the endpoint what it serves, and nothing else."""
-        payload: dict[str, Any] = json.loads(perform(self._call(inputs, {}, None)).body)
+        call = perform(self._call(inputs, {}, None, self.begin()))
+        payload: dict[str, Any] = json.loads(read_invocation(inputs).envelope() if call is None else call.body)
         return payload
 
-    def querying(self, inputs: Any, trace: TraceRequest | None = None) -> Steps[AgentResponse]:
+    def asks_once(self) -> bool:
+        """Return whether it is a DurableAgentServer, which runs no agent twice for one id. Asks it if need be."""
+        try:
+            return perform(self.runs_route()).interface is DurableAgentServer
+        except AgentTargetError:
+            return False
+
+    def querying(
+        self, inputs: Any, trace: TraceRequest | None = None, run_id: uuid.UUID | None = None
+    ) -> Steps[AgentResponse]:
         """Return `query` as steps."""
-        call = yield from self._call(inputs, {}, trace)
-        reply = yield from self._send(Transport.post, call)
+        began = self.begin()
+        call, reply = yield from self.sent(Transport.post, inputs, {}, trace, began)
+        if call is None:
+            return (yield from (yield from self.invoking()).answer(read_invocation(inputs, run_id), began))
+        if (run := self.begun(call.route, reply)) is not None:
+            return run.answer((yield from run.ended(began.began, began.limits.total_timeout, reply)))
         return whole_answer(reply.value, reply.facts)
 
     def streaming(self, inputs: Any, trace: TraceRequest | None = None) -> Steps[AgentStream]:
         """Return `stream` as steps."""
-        call = yield from self._call(inputs, {"stream": True}, trace)
-        body = yield from self._send(Transport.open_stream, call)
+        began = self.begin()
+        call, body = yield from self.sent(Transport.open_stream, inputs, {"stream": True}, trace, began)
+        if call is None:
+            return (yield from (yield from self.invoking()).stream(read_invocation(inputs), began))
         return AgentStream(
             body,
             body.facts,
-            started=call.time.began,
+            started=began.began,
             timeout=body.facts.timeout,
             waited=body.waited,
-            idle_timeout=call.time.limits.timeout if self._options.idle_timeout is None else self._options.idle_timeout,
+            idle_timeout=began.limits.timeout if self._options.idle_timeout is None else self._options.idle_timeout,
         )
 
-    def _call(self, inputs: Any, more: dict[str, Any], trace: TraceRequest | None) -> Steps[_Call]:
-        """Return what is sent for `inputs`, and where. What can't be sent is refused before anything is asked."""
-        call_time = self._options.begin(time.monotonic())
+    def sent(
+        self,
+        send: Callable[..., Steps[_T]],
+        inputs: Any,
+        more: dict[str, Any],
+        trace: TraceRequest | None,
+        began: CallTime,
+    ) -> Steps[tuple[_Call | None, Any]]:
+        """Send a call, and return it with its answer; None where it is a DurableAgentServer, and nothing was sent."""
+        call = yield from self._call(inputs, more, trace, began)
+        if call is None:
+            return None, None
+        try:
+            return call, (yield from self._send(send, call))
+        except EndpointNotFoundError as error:
+            if not self.may_be_durable(error) or (yield from self.runs_route()).interface is not DurableAgentServer:
+                self.agent.forget()  # it may be made anew, as another
+                raise
+            return None, None
+
+    def _call(
+        self, inputs: Any, more: dict[str, Any], trace: TraceRequest | None, began: CallTime
+    ) -> Steps[_Call | None]:
+        """Return what is sent for `inputs`, and where; None for a DurableAgentServer, which is asked in another way.
+
+        What can't be sent is refused before anything is asked.
+        """
+        if (self._interface or self.agent.interface) is DurableAgentServer:
+            return None
         request: Request | None = None
         written: tuple[dict[str, Any], bytes] | None = None
         try:
             request = read_inputs(inputs)
-            if request.payload.get("stream") and not more:
+            if request.payload.get("stream") and "stream" not in more:
                 raise InvalidInputError("The payload has 'stream': true. Use predict_stream, or leave the key out.")
-            if self._must_ask:
+            if self.must_ask:
                 payload = {**request.payload, **more}
                 written = payload, encode_json(payload)
-            route = yield from self._route()
+            route = yield from self.route()
         except InvalidInputError:
-            # What foundation models take that are no agents: a prompt, or texts to embed.
-            if request is not None or not _may_be_a_foundation_models(inputs):
+            if request is not None:
                 raise
-            route = yield from self._route()
+            # What only a DurableAgentServer takes: any dict.
+            if self.may_take_any(inputs) and (yield from self.runs_route()).interface is DurableAgentServer:
+                return None
+            # What foundation models take that are no agents: a prompt, or texts to embed.
+            if not _may_be_a_foundation_models(inputs):
+                raise
+            route = yield from self.route()
             if route.is_agent:
                 raise
         if request is None or (not route.is_agent and isinstance(inputs, Mapping)):
             request = Request("input", dict(inputs))
         interface = self._interface or route.interface
+        if interface is DurableAgentServer:
+            return None
         headers: Mapping[str, str] = {}
         if trace is not None:
             headers = trace.headers
@@ -145,20 +185,7 @@ class Endpoint:
                 more = {**more, "databricks_options": trace.asked_for_in(request.payload)}
         payload = {**self._payload(request, route), **more}
         body = written[1] if written and payload == written[0] else encode_json(payload)
-        return _Call(request, route, interface, more, headers, payload, body, call_time)
-
-    @property
-    def _is_told(self) -> bool:
-        """Whether the caller has said what the endpoint serves. An app's address must be asked for all the same."""
-        return self._interface is not None and not is_app(self.name)
-
-    @property
-    def _must_ask(self) -> bool:
-        return not self._is_told and not self._routes.agent(self.name).is_known
-
-    def _route(self) -> Steps[Route]:
-        agent = self._routes.agent(self.name)
-        return agent.plain_route(self._options) if self._is_told else agent.route(self._options)
+        return _Call(request, route, interface, more, headers, payload, body, began)
 
     def _payload(self, request: Request, route: Route) -> dict[str, Any]:
         payload = encode(request, self._interface or route.interface) if route.is_agent else request.payload
@@ -171,13 +198,10 @@ class Endpoint:
 
     def _send(self, send: Callable[..., Steps[_T]], call: _Call) -> Steps[_T]:
         """Send a call, and once more with the other schema's key where the endpoint asks for that."""
-        route, agent = call.route, self._routes.agent(self.name)
+        route, agent = call.route, self.agent
         options = replace(self._options, headers=call.headers) if call.headers else self._options
         try:
             return (yield from send(route.transport, route.url, call.body, options, call.time))
-        except EndpointNotFoundError:
-            agent.forget()  # it may be made anew, as another
-            raise
         except EndpointUnavailableError as error:
             if error.unreachable and is_app(self.name):
                 agent.forget()  # it may come back at another URL
@@ -207,16 +231,6 @@ class Endpoint:
     def _returns_traces(self, interface: type[Interface] | None) -> bool:
         """Return whether the endpoint is known to be an agent's: what is none may refuse the question."""
         return interface is not None and (interface.is_of_agents_only or self._interface is None)
-
-    def _exists(self) -> Steps[bool]:
-        """Ask whether the endpoint is there, though it answers 404: one that is starting may."""
-        if self.name is None or is_app(self.name):
-            return False
-        try:
-            yield from self._routes.agent(self.name).describe(self._options)
-        except AgentTargetError:
-            return False
-        return True
 
 
 def _may_be_a_foundation_models(inputs: Any) -> bool:

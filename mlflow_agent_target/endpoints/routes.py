@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,14 +20,16 @@ from mlflow_agent_target.errors import (
     RequestTimeoutError,
 )
 from mlflow_agent_target.facts import Facts
+from mlflow_agent_target.formats.durable_agent import DurableAgentServer
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.registry import interface_for_task
+from mlflow_agent_target.formats.runs import InvocationApi, knows_no_run, run_url
 from mlflow_agent_target.http.exchange import Transport
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.http.steps import Do, Steps, WaitFor
 from mlflow_agent_target.target.addresses import check_encrypted, origin
 from mlflow_agent_target.target.login import Login
-from mlflow_agent_target.target.names import app_of, is_app
+from mlflow_agent_target.target.names import app_of, is_app, is_bricks_app
 from mlflow_agent_target.text import seconds
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ class Route:
         interface: The interface it serves; None where that is not known.
         is_agent: False for the foundation models that take prompts or texts to embed: their payloads are their own.
         takes_options: False where `databricks_options` are refused.
+        is_probed: Whether it was asked whether it is a DurableAgentServer: nothing describes those.
+        is_old: Of a DurableAgentServer, whether it takes no session beside the input (before version 0.4).
     """
 
     transport: Transport
@@ -55,6 +60,14 @@ class Route:
     interface: type[Interface] | None = None
     is_agent: bool = True
     takes_options: bool = True
+    is_probed: bool = False
+    is_old: bool = False
+
+    @property
+    def base(self) -> str:
+        """The base URL of the server, below which it keeps runs."""
+        base, found, _ = self.url.rpartition("/serving-endpoints/")
+        return f"{base}/serving-endpoints" if found else self.url.removesuffix("/invocations")
 
 
 class Routes(Hosts):
@@ -88,11 +101,18 @@ class Agent:
         # Of the call that is asking what the agent serves; those that come meanwhile wait for its outcome.
         self._asking: Future[Route | None] | None = None
         self._described: tuple[float, ServingEndpoint] | None = None
+        #: Whether its server keeps runs that outlive a request; None where that was not asked.
+        self.keeps_runs: bool | None = None
 
     @property
     def is_known(self) -> bool:
         """Whether the agent has been asked what it serves."""
         return self._known is not None
+
+    @property
+    def interface(self) -> type[Interface] | None:
+        """What the agent serves, as far as that is known."""
+        return None if self._known is None else self._known.interface
 
     def remember(self, route: Route) -> None:
         """Remember what the agent said that it serves."""
@@ -110,25 +130,31 @@ class Agent:
             self._plain = Route(transport, f"{transport.base_url}{path}/invocations")
         return self._plain
 
-    def route(self, options: RequestOptions) -> Steps[Route]:
+    def route(self, options: RequestOptions, probes: bool = False) -> Steps[Route]:
         """Return the way to the agent, which is asked once what it serves.
 
         Who comes while another call asks waits for its answer, as long as his own time limit lets him. Where that call
         is interrupted, the next one asks.
+
+        Args:
+            options: How it is asked.
+            probes: Whether it is also asked if it is a DurableAgentServer, where nothing has described it.
 
         Raises:
             RequestTimeoutError: Another call asks, and gets no answer within this one's time.
             AgentTargetError: An app can't be found.
         """
         limits = options.limits()
-        while (known := self._known) is None:
+        while (known := self._known) is None or (probes and not known.is_probed):
             mine: Future[Route | None] = Future()
             try:
                 with self._lock:
                     asking = self._asking
                     self._asking = asking or mine
                 if asking is None:
-                    route, is_lasting = yield from self._find(options)
+                    route, is_lasting = (yield from self._find(options)) if known is None else (known, True)
+                    if probes or is_bricks_app(self.name):
+                        route = yield from self._probe(route, _quick(options))
                     if is_lasting:
                         self._known = route
                     mine.set_result(route)
@@ -151,9 +177,22 @@ class Agent:
                     "with client.with_options(interface=...), or allow more with client.with_options(timeout=...).",
                     may_have_run=False,
                 )
-            if (found := asking.result()) is not None:
+            if (found := asking.result()) is not None and (found.is_probed or not probes):
                 return found
         return known
+
+    def _probe(self, route: Route, options: RequestOptions) -> Steps[Route]:
+        """Ask with a GET, which can run nothing, whether this is a DurableAgentServer; unless it has been described."""
+        if route.interface is not None or not route.is_agent:
+            return replace(route, is_probed=True)
+        try:
+            yield from route.transport.get(run_url(route.base, InvocationApi, str(uuid.uuid4())), options)
+        except AgentTargetError as error:
+            if knows_no_run(error.status_code, error.body):
+                return replace(route, interface=DurableAgentServer, is_probed=True)
+            if error.retryable or error.status_code is None:
+                return route  # it doesn't say: to be asked another time
+        return replace(route, is_probed=True)
 
     def described(self, ask: Steps[ServingEndpoint]) -> Steps[ServingEndpoint]:
         """Return what the platform knows of the endpoint: of a settled one for a minute, since MLflow asks at each row.

@@ -12,10 +12,13 @@ From the bottom up:
     responses.py         ResponsesAgent
     chat_agent.py        ChatAgent
     chat_completions.py  ChatCompletions, MLflow's ChatModel among them
+    durable_agent.py     DurableAgentServer
     registry.py          all interfaces, found by task, answer, event, request key
     answers.py           AgentResponse: a whole answer, read the same whatever the interface
     schemas.py           the request schemas, which a payload is checked against
     inputs.py            what a caller may give, as a checked request
     request_settings.py  limits, tools and the form of the answer, from one request schema to the other
     conversion.py        a request from one schema to the other
+    invocations.py       a request to a DurableAgentServer
+    runs.py              runs that outlive a request: where servers keep them, and what they say of them
 """

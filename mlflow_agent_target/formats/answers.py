@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from mlflow_agent_target.errors import AgentError, InvalidResponseError
 from mlflow_agent_target.facts import Facts
+from mlflow_agent_target.formats.durable_agent import DurableAgentServer
 from mlflow_agent_target.formats.failures import failure, no_answer
 from mlflow_agent_target.formats.registry import interface_of_answer
 from mlflow_agent_target.text import server_reason
@@ -29,9 +30,10 @@ class AgentResponse(dict[str, Any]):
     Beside its keys it has properties that read the same whatever the endpoint's interface.
     """
 
-    def __init__(self, answer: dict[str, Any], *, request_id: str | None = None) -> None:
+    def __init__(self, answer: dict[str, Any], *, request_id: str | None = None, session_id: str | None = None) -> None:
         super().__init__(answer)
         self._header_request_id = request_id
+        self._session_id = session_id
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -40,7 +42,7 @@ class AgentResponse(dict[str, Any]):
             raise AttributeError(f"The answer has no {name!r}; it has {sorted(self)}.") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_response, (dict(self), self._header_request_id)
+        return _restore_response, (dict(self), self._header_request_id, self._session_id)
 
     @property
     def output_text(self) -> str:
@@ -57,7 +59,8 @@ class AgentResponse(dict[str, Any]):
     @property
     def usage(self) -> dict[str, int] | None:
         """Tokens, as `input_tokens`, `output_tokens`, `total_tokens` whatever the interface; None where not said."""
-        usage = self.get("usage")
+        interface = interface_of_answer(self)
+        usage = interface.usage(self) if interface else self.get("usage")
         if not isinstance(usage, dict):
             return None
         # Some servers count in floats.
@@ -90,16 +93,27 @@ class AgentResponse(dict[str, Any]):
 
     @property
     def pending_approvals(self) -> list[dict[str, Any]]:
-        """The `mcp_approval_request` items that nobody has answered yet."""
-        output = self.get("output")
-        items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
-        answered = {i.get("approval_request_id") for i in items if i.get("type") == "mcp_approval_response"}
-        return [i for i in items if i.get("type") == "mcp_approval_request" and i.get("id") not in answered]
+        """What the agent asks a person to approve, and nobody has answered yet, each with `name` and `arguments`.
+
+        Of a ResponsesAgent, its `mcp_approval_request` items; of a DurableAgentServer, what its `interrupt` asks.
+        """
+        interface = interface_of_answer(self)
+        return interface.approvals(self) if interface else []
+
+    @property
+    def invocation_id(self) -> str | None:
+        """The id of the run, for `client.get_run`, where a DurableAgentServer gave the answer; None elsewhere."""
+        return self["id"] if interface_of_answer(self) is DurableAgentServer else None
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that a DurableAgentServer's run belonged to, where the agent remembers; None elsewhere."""
+        return self._session_id or self.get("session_id")
 
     def without(self, key: str) -> AgentResponse:
         """Return the answer without one of its keys, and otherwise the same."""
         rest = {name: value for name, value in self.items() if name != key}
-        return AgentResponse(rest, request_id=self.request_id)
+        return AgentResponse(rest, request_id=self.request_id, session_id=self._session_id)
 
     def to_json(self, path_or_buf: str | Path | TextIO | None = None) -> str | None:
         """Return the answer as JSON, or write it to a file.
@@ -134,8 +148,8 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def _restore_response(answer: dict[str, Any], request_id: str | None) -> AgentResponse:
-    return AgentResponse(answer, request_id=request_id)
+def _restore_response(answer: dict[str, Any], request_id: str | None, session_id: str | None = None) -> AgentResponse:
+    return AgentResponse(answer, request_id=request_id, session_id=session_id)
 
 
 def _loose_text(answer: Any) -> str:

@@ -76,7 +76,7 @@ def _with_rest(made: _Dict, rest: _Dict, where: str, interface: type[Interface])
     return {**made, **rest}
 
 
-def _one_text(parts: Any) -> str | None:
+def one_text(parts: Any) -> str | None:
     """Return the text of content parts that are only text, or None where they are something else."""
     if not isinstance(parts, list) or not parts:
         return None
@@ -146,7 +146,7 @@ class _Items:
 
     def _result(self, message: _Dict, where: str) -> _Dict:
         output = message.get("content")
-        output = output if isinstance(output, str) else _one_text(output)
+        output = output if isinstance(output, str) else one_text(output)
         if output is None:
             raise self._interface.mismatch(f"{where}.content (a tool's result that is not text)")
         call_id = message.get("tool_call_id")
@@ -223,7 +223,7 @@ class _Messages:
 
     def _result(self, item: _Dict, where: str) -> _Dict:
         output = item.get("output")
-        output = output if isinstance(output, str) else _one_text(output)
+        output = output if isinstance(output, str) else one_text(output)
         if output is None:
             raise self._interface.mismatch(f"{where}.output (a tool's result that is not text)")
         if not isinstance(item.get("call_id"), str):
@@ -246,7 +246,7 @@ class _Messages:
         is_answer = any("annotations" in part for part in content)
         if not self._interface.only_text and not is_answer:
             return parts
-        text = _one_text(parts)
+        text = one_text(parts)
         if text is None and self._interface.only_text:
             raise self._interface.mismatch(f"{where} (parts that are not only text)")
         return parts if text is None else text

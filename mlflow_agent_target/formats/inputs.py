@@ -35,7 +35,7 @@ def read_inputs(inputs: Any) -> Request:
     Raises:
         InvalidInputError: It is none of these, or can't be sent; the error says where and why.
     """
-    inputs = _as_plain(inputs)
+    inputs = as_plain(inputs)
     if isinstance(inputs, str):
         return Request("input", {"input": [{"role": "user", "content": inputs}]})
     if isinstance(inputs, (list, tuple)):
@@ -69,7 +69,7 @@ def read_inputs(inputs: Any) -> Request:
     if isinstance(payload[keys[0]], dict) and not payload[keys[0]].keys() & {"role", "type"}:
         raise InvalidInputError(
             f"The payload can't be sent: {keys[0]}: must be a list, not dict {payload[keys[0]]!r:.60}. A dict there is "
-            "the protocol of a DurableAgentServer, which this client does not speak."
+            "for a DurableAgentServer: if it is one, say client.with_options(interface='DurableAgentServer')."
         )
     if isinstance(payload[keys[0]], (list, tuple)):
         payload[keys[0]] = [_plain_message(item) for item in payload[keys[0]]]
@@ -82,15 +82,15 @@ def read_inputs(inputs: Any) -> Request:
 
 def _plain_message(item: Any) -> Any:
     """Return a message or item as a dict, with the objects that clients put into one as dicts too."""
-    item = _as_plain(item)
+    item = as_plain(item)
     if isinstance(item, dict):
         lists = {k: v for k in ("tool_calls", "content") if isinstance(v := item.get(k), (list, tuple))}
         if any(isinstance(v, tuple) or not all(isinstance(value, dict) for value in v) for v in lists.values()):
-            return {**item, **{key: [_as_plain(value) for value in values] for key, values in lists.items()}}
+            return {**item, **{key: [as_plain(value) for value in values] for key, values in lists.items()}}
     return item
 
 
-def _as_plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Return mappings, and MLflow's and OpenAI's message and request objects, as dicts; anything else as it is."""
     if isinstance(value, (dict, list, str)) or value is None:
         return value

@@ -30,6 +30,7 @@ class Interface(ABC):
         only_text: Whether the content of a message must be text, not null and not a list of parts.
         names_tool_results: Whether the result of a tool call must name the tool.
         is_of_agents_only: Whether nothing but agents speaks it: then what does may be asked for the agent's trace.
+        tells_failures: Whether an event may report that the agent failed: not where all events are the agent's own.
 
     Args:
         extras: What events said of the answer as a whole before one showed the interface; this is added to.
@@ -42,6 +43,7 @@ class Interface(ABC):
     only_text: ClassVar[bool] = False
     names_tool_results: ClassVar[bool] = False
     is_of_agents_only: ClassVar[bool] = True
+    tells_failures: ClassVar[bool] = True
 
     def __init__(self, extras: Answer | None = None) -> None:
         # What belongs to the answer as a whole: usage, the trace, custom outputs.
@@ -56,6 +58,11 @@ class Interface(ABC):
             f"Leave it out, or say it as a payload with '{key}' can."
         )
 
+    @classmethod
+    def holds(cls, answer: Answer) -> bool:
+        """Return whether a whole answer is written in this interface."""
+        return isinstance(answer.get(cls.response_key), list)
+
     @staticmethod
     @abstractmethod
     def text(answer: Answer) -> str:
@@ -65,6 +72,16 @@ class Interface(ABC):
     @abstractmethod
     def tool_calls(answer: Answer) -> list[dict[str, Any]]:
         """Return the tool calls of a whole answer, as `function_call` items whatever the interface."""
+
+    @staticmethod
+    def usage(answer: Answer) -> Any:
+        """Return what a whole answer says of the tokens that were used."""
+        return answer.get("usage")
+
+    @staticmethod
+    def approvals(answer: Answer) -> list[dict[str, Any]]:  # noqa: ARG004
+        """Return what a whole answer asks a person to approve, and nobody has answered yet."""
+        return []
 
     @staticmethod
     @abstractmethod
@@ -83,6 +100,10 @@ class Interface(ABC):
         those that could report an error.
         """
         return None
+
+    def starts_again(self, event: Event) -> bool:  # noqa: ARG002
+        """Return whether with an event the server runs the agent anew, so that its answer comes again."""
+        return False
 
     @abstractmethod
     def add(self, event: Event) -> str:

@@ -6,12 +6,14 @@ from typing import Any
 
 from mlflow_agent_target.formats.chat_agent import ChatAgent
 from mlflow_agent_target.formats.chat_completions import ChatCompletions
+from mlflow_agent_target.formats.durable_agent import DurableAgentServer
 from mlflow_agent_target.formats.interface import Answer, Event, Interface
 from mlflow_agent_target.formats.responses import ResponsesAgent
 
 # Of two interfaces that something could belong to, the first is taken. ChatAgent comes before ChatCompletions because
 # its messages can say less: what fits a ChatAgent fits both.
-INTERFACES: tuple[type[Interface], ...] = (ResponsesAgent, ChatAgent, ChatCompletions)
+# A DurableAgentServer's answers hold those of the agent, so it is looked for first.
+INTERFACES: tuple[type[Interface], ...] = (DurableAgentServer, ResponsesAgent, ChatAgent, ChatCompletions)
 
 
 def interface_for_task(task: Any) -> type[Interface] | None:
@@ -21,7 +23,7 @@ def interface_for_task(task: Any) -> type[Interface] | None:
 
 def interface_of_answer(answer: Answer) -> type[Interface] | None:
     """Return the interface that a whole answer is written in, or None when it is in none."""
-    return next((interface for interface in INTERFACES if isinstance(answer.get(interface.response_key), list)), None)
+    return next((interface for interface in INTERFACES if interface.holds(answer)), None)
 
 
 def interface_of_event(event: Event) -> type[Interface] | None:
@@ -30,5 +32,5 @@ def interface_of_event(event: Event) -> type[Interface] | None:
 
 
 def interfaces_for_key(key: str) -> tuple[type[Interface], ...]:
-    """Return the interfaces whose requests have `key`, the one whose messages can say the least first."""
-    return tuple(interface for interface in INTERFACES if interface.request_key == key)
+    """Return the interfaces whose requests are `key` and more, the one whose messages can say the least first."""
+    return tuple(i for i in INTERFACES if i.request_key == key and i is not DurableAgentServer)

@@ -45,6 +45,12 @@ class ResponsesAgent(Interface):
         return [call for several in calls for call in several]
 
     @staticmethod
+    def approvals(answer: Answer) -> list[dict[str, Any]]:
+        items = dicts(answer.get("output"))
+        answered = {item.get("approval_request_id") for item in items if item.get("type") == "mcp_approval_response"}
+        return [i for i in items if i.get("type") == "mcp_approval_request" and i.get("id") not in answered]
+
+    @staticmethod
     def speaks(event: Event) -> bool:
         kind = event.get("type")
         return isinstance(kind, str) and (kind.startswith("response") or is_item(event))
@@ -80,6 +86,10 @@ class ResponsesAgent(Interface):
         if "id" in event:
             keep(self._extras, event, ["id"])
         return text
+
+    def starts_again(self, event: Event) -> bool:
+        # LongRunningAgentServer, when another worker takes over a run.
+        return event.get("type") == "response.resumed"
 
     def add(self, event: Event) -> str:
         kind = event.get("type")

@@ -136,6 +136,13 @@ class Transport:
         check_holds_answer(body)
         return body
 
+    def open_events(self, url: str, options: RequestOptions) -> Steps[Body]:
+        """GET an event stream once, and return its body as it arrives. See `post`."""
+        options = replace(options, backoff=NO_RETRIES)
+        body, _ = yield from self._attempts("GET", url, None, options, is_stream=True)
+        check_holds_answer(body)
+        return body
+
     def forward(self, url: str, payload: bytes, options: RequestOptions) -> Steps[tuple[Body, bytes]]:
         """POST JSON once, and return what is answered, whatever it means: the body as it arrives, a failure's as bytes.
 
@@ -169,7 +176,7 @@ class Transport:
         counted_from = began
         facts = Facts(options.endpoint, self.base_url, attempts=0)
         logins: Mapping[str, str] = {}
-        refused_login = False
+        refused_login = may_have_run = False
         before: AgentTargetError | None = None
         while True:
             left = limits.total_timeout - (clock.monotonic() - counted_from)
@@ -195,6 +202,7 @@ class Transport:
             except AgentTargetError as error:
                 # Of a failed login, nothing is known but what the login says.
                 error.endpoint, error.attempts = facts.endpoint, facts.attempts
+                may_have_run |= error.may_have_run
                 if isinstance(error, AuthenticationError) and error.status_code in (401, 403) and not refused_login:
                     try:
                         left = min(limits.timeout, limits.total_timeout - (clock.monotonic() - counted_from))
@@ -225,6 +233,7 @@ class Transport:
                         yield Sleep(wait, clock.sleep)
                     wait = None
                 if wait is None:
+                    error.may_have_run = may_have_run  # for the sake of an earlier attempt, too
                     raise _told_what_came_before(error, before) from error.__cause__
                 self._log_retry(error, wait, options, limits)
                 before = error

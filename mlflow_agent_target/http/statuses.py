@@ -94,6 +94,8 @@ _SPEAKS_OF_TOKEN = re.compile(
     r"|\b(token|jwt|credential)s?\b.{0,40}(invalid|not valid|expired?|expiring|revoked|malformed|not active)",
     re.I,
 )
+# What a DurableAgentServer says, before a run, whose agent acts for a user whom the request doesn't name.
+_UNKNOWN_USER = ("MCP_USER_AUTH_REQUIRED", "MCP_USER_IDENTITY_MISSING")
 _SPEAKS_OF_IP = re.compile(r"\bip (acl|access list|allow ?list)|\bip\b.{0,60}\b(blocked|not allowed|denied)", re.I)
 _SPEAKS_OF_RIGHTS = re.compile(r"permission|not authorized|access level|CAN[_ ](QUERY|USE|MANAGE)", re.I)
 _PRIVATE_LINK = "private-link"
@@ -126,7 +128,9 @@ def error_for_answer(
         return _redirect(headers.get("location", ""), facts, body)
     reason = server_reason(body)
     row = _TABLE.get(status) or _Row(AgentError, "The agent may have run.", True)
-    if status == 400 and _is_refused_unrun(body):
+    if _is_failed_run(body):
+        row = _Row(AgentError, "Its agent failed while it ran.", True)
+    elif status == 400 and _is_refused_unrun(body):
         row = row._replace(advice="The agent has not run.", may_have_run=False)
     elif status == 422 and _is_validation(body):
         row = _Row(InvalidInputError, "It refused the payload: the agent has not run.", False)
@@ -149,7 +153,7 @@ def error_for_answer(
     if row.error in (RateLimitError, EndpointUnavailableError):
         more["retry_after"] = retry_after
     if row.error is AgentError:
-        more["retryable"] = status >= 500
+        more["retryable"] = status >= 500 and not _is_failed_run(body)
     if status == 407:
         more["retryable"] = False
     said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
@@ -161,6 +165,22 @@ def error_for_answer(
 def _is_refused_unrun(body: Any) -> bool:
     said = [body.get(key) for key in ("message", "detail")] if isinstance(body, dict) else []
     return any(isinstance(message, str) and _REFUSED_UNRUN.match(message) for message in said)
+
+
+def _is_failed_run(body: Any) -> bool:
+    """Return whether an answer of whatever status is how a DurableAgentServer tells of a run that failed.
+
+    Its agent, or a tool, may fail for want of a right: that is this run's failure, and no refusal of the request.
+    """
+    if not isinstance(body, dict):
+        return False
+    error = body.get("error")
+    code = (
+        error.get("code") if isinstance(error, dict) and error.keys() <= {"code", "message", "integration_id"} else None
+    )
+    if isinstance(code, str) and (code.startswith("MCP_") or code == "INVALID_APPROVAL"):
+        return code not in _UNKNOWN_USER
+    return body == {"detail": "agent invocation failed"}
 
 
 def _is_validation(body: Any) -> bool:

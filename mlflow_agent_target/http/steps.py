@@ -43,6 +43,23 @@ class LogIn:
         return self.login.headers(self.seconds)
 
 
+class Body(Protocol):
+    """An answer's body, as it arrives."""
+
+    def read(self, timeout: float) -> bytes: ...
+
+
+@dataclass(slots=True)
+class Read:
+    """Wait for bytes of an answer's body, for so many seconds at most. Gives the bytes, b"" at its end."""
+
+    body: Body
+    seconds: float
+
+    def perform(self) -> bytes:
+        return self.body.read(self.seconds)
+
+
 @dataclass(slots=True)
 class Do:
     """Do something that may block, other than a request: find a login, renew it, exchange a token. Gives its result."""
@@ -58,7 +75,7 @@ class Sleep:
     """Wait for so many seconds."""
 
     seconds: float
-    sleep: Callable[[float], None]
+    sleep: Callable[[float], Any]
 
     def perform(self) -> None:
         self.sleep(self.seconds)

@@ -19,11 +19,11 @@ from mlflow_agent_target.errors import (
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
 from mlflow_agent_target.formats.failures import failure, why_not
-from mlflow_agent_target.formats.growing_text import is_half, with_pairs_joined
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.pieces import keep
 from mlflow_agent_target.formats.registry import interface_of_event
 from mlflow_agent_target.http.statuses import is_sign_in_page, sign_in_page
+from mlflow_agent_target.streams.given_text import GivenText
 from mlflow_agent_target.streams.sse import EventDecoder, ServerSentEvent
 from mlflow_agent_target.text import decoded, printable, seconds, server_reason
 
@@ -46,22 +46,33 @@ class EventReader:
         error: What it ended in, which is told once all before it was delivered; None where it is whole.
         hides: Takes out events that the reader of the stream is not to see; None for none.
         late_text: Text of the answer that no event has brought; "" before the end.
+        late_error: Why the texts that were given are not the answer's, though the answer is whole; None where they are.
 
     Args:
         facts: What is known of the exchange.
         content_type: Of the answer, without parameters.
         charset: In which a whole answer is written that comes in place of a stream; None for UTF-8, a stream's own.
         ends_by_itself: Whether the body's end proves that nothing of it was cut off.
+        interface: What the events are known to be written in; None where they show it.
+        outcome: Gives what the server itself says of the answer once the body has ended, or raises what it ended in;
+            None where only the events say it.
     """
 
     def __init__(
-        self, facts: Facts, content_type: str, charset: str | None = None, ends_by_itself: bool = False
+        self,
+        facts: Facts,
+        content_type: str,
+        charset: str | None = None,
+        ends_by_itself: bool = False,
+        interface: Interface | None = None,
+        outcome: Callable[[], AgentResponse] | None = None,
     ) -> None:
         self.arrived: deque[tuple[dict[str, Any], str]] = deque()
         self.has_begun = self.is_over = self.is_marked = False
         self.error: AgentTargetError | None = None
         self.hides: Callable[[dict[str, Any]], bool] | None = None
         self.late_text = ""
+        self.late_error: AgentTargetError | None = None
         self._facts = facts
         self._content_type = content_type
         self._charset = charset
@@ -69,12 +80,12 @@ class EventReader:
         self._decoder = EventDecoder()
         # The body as long as it may be something else than a stream.
         self._head: list[bytes] = []
-        self._interface: Interface | None = None
+        self._interface = interface
+        self._outcome = outcome
         # What events said that came before the first that shows the interface.
         self._extras: dict[str, Any] = {}
         self._whole: AgentResponse | None = None
-        # Half of a character, with which the last text ended: its other half comes with the next.
-        self._half = ""
+        self._text = GivenText()
         # Whether the answer was complete with the last event, where no marker tells.
         self._ends = False
         self._at_end = False
@@ -156,17 +167,28 @@ class EventReader:
 
     def _text_adder(self) -> Callable[[dict[str, Any]], str | None] | None:
         """Return the short way for events that only bring a piece of text, where nothing else is to be looked at."""
-        return None if self._interface is None or self._ends or self._half else self._interface.add_text
+        if (
+            self._interface is None
+            or not self.has_begun
+            or self._ends
+            or self._text.half
+            or self._text.before is not None
+        ):
+            return None
+        return self._interface.add_text
 
     def _take_event(self, event: dict[str, Any], name: str) -> None:
-        error = failure(event, name)
+        known = self._interface
+        error = failure(event, name) if known is None or known.tells_failures else None
         # What has come with an error is delivered first.
         if error is None or "delta" in event or "item" in event or event.get("choices"):
             if not self.has_begun:
                 self.has_begun = True
                 self._head.clear()
-            interface = self._interface or self._find_interface(event)
-            text = self._without_half(interface.add(event)) if interface else ""
+            interface = known or self._find_interface(event)
+            if interface is not None and interface.starts_again(event):
+                interface = self._start_again(interface)
+            text = self._text.of(interface.add(event)) if interface else ""
             if self.hides is None or not self.hides(event):
                 self.arrived.append((event, text))
             ends = interface.ends(event) if interface else None
@@ -174,24 +196,18 @@ class EventReader:
         if error is not None:
             raise self._failed(error, event)
 
-    def _without_half(self, text: str) -> str:
-        """Return a text with the half of a character before it that the one before had, but without its own last."""
-        if not text:
-            return text
-        if self._half and text[0].encode("utf-16-be", "surrogatepass").startswith(
-            self._half.encode("utf-16-be", "surrogatepass")
-        ):
-            self._half = ""  # an item that came whole has told the character again
-        text = with_pairs_joined(self._half + text)
-        self._half = text[-1] if is_half(text[-1]) else ""
-        return text.removesuffix(self._half)
-
     def _find_interface(self, event: dict[str, Any]) -> Interface | None:
         interface = interface_of_event(event)
         if interface is None:
             keep(self._extras, event, [key for key in event if key != "type"])
         else:
             self._interface = interface(self._extras)
+        return self._interface
+
+    def _start_again(self, interface: Interface) -> Interface:
+        """Add up anew what comes from now on, which may be all of the answer again or the rest of it."""
+        self._text.begin_again(interface.text(interface.answer()))
+        self._interface = type(interface)(self._extras)
         return self._interface
 
     def _parse(self, name: str, text: str) -> Any:
@@ -211,7 +227,9 @@ class EventReader:
 
     def _judge_end(self) -> None:
         """Find out whether a body that has ended without its end marker is whole."""
-        if self._head:
+        if self._outcome is not None:
+            self._take_outcome(self._outcome)
+        elif self._head:
             self._take_whole(b"".join(self._head))
         elif self._ends and self._ends_by_itself and self._interface and not self._interface.is_unfinished():
             self._end()
@@ -230,14 +248,40 @@ class EventReader:
         self._whole = whole_answer(value, self._facts)
         self.arrived.append((self._whole, self._whole.output_text))
 
+    def _take_outcome(self, outcome: Callable[[], AgentResponse]) -> None:
+        """Take what the server itself says of the answer: that is the answer, whatever the events said."""
+        given = self.answer().output_text
+        try:
+            self._whole = outcome()
+        except AgentTargetError as error:
+            if getattr(error, "partial", self) is None:
+                error.partial = self._so_far()
+            raise
+        self._give_the_rest(given)
+
+    def _give_the_rest(self, given: str) -> None:
+        """Find out what is left to be given of the answer's text, and whether it goes on from what was given."""
+        answer = self.answer()
+        self.late_text = self._text.late(answer.output_text, given)
+        if not self._text.fits(answer.output_text):
+            self.late_error = self._error(
+                StreamInterruptedError,
+                "the server started the agent again, and its answer is not what it said before. "
+                "get_final_response() gives the answer.",
+            )
+
     def _end(self) -> None:
         interface = self._interface
         if reason := interface.no_answer() if interface else why_not(self._extras.get("status")):
             raise self.interrupted(f"ended without an answer: {reason}")
         # A whole answer may have come as an event.
         self.late_text = interface.late_text() if interface else self.answer().output_text
+        if self._text.before is not None:
+            self._give_the_rest("")
 
     def _so_far(self) -> dict[str, Any] | None:
+        if self._whole is not None:
+            return dict(self._whole)
         return self._interface.answer() if self._interface is not None else self._extras or None
 
     def _error(self, kind: type[_Error], what: str, **more: Any) -> _Error:

@@ -66,7 +66,7 @@ class EventDecoder:
             events: list[ServerSentEvent] = [*chunk[6:-2].split(b"\n\ndata: ")]
             if chunk.count(b"\n") == 2 * len(events):
                 return events
-        return [event for block in chunk.split(b"\n\n") if (event := _read_lines(block)) is not None]
+        return [event for block in chunk.split(b"\n\n") if (event := self._read_lines(block)) is not None]
 
     def finish(self) -> list[ServerSentEvent]:
         """Return what an event at the end of the body says, though its blank line is missing."""
@@ -93,19 +93,43 @@ class EventDecoder:
             rest = _NO_EVENT.sub(b"", b"".join(self._parts), count=1)
             self._parts = [rest] if rest else []
 
+    def _read_lines(self, block: bytes) -> ServerSentEvent | None:
+        """Return the event that the lines up to a blank one make, or None when they hold no data."""
+        name = ""
+        data = []
+        for line in block.split(b"\n"):
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                data.append(value.removeprefix(b" "))
+            elif field == b"event":
+                # Lines are whole, so their UTF-8 is too; "replace" is what the standard's decoder does.
+                name = value.removeprefix(b" ").decode("utf-8", errors="replace")
+        if not data:
+            return None
+        text = b"\n".join(data)
+        return (name, text) if name else text
 
-def _read_lines(block: bytes) -> ServerSentEvent | None:
-    """Return the event that the lines up to a blank one make, or None when they hold no data."""
-    name = ""
-    data = []
-    for line in block.split(b"\n"):
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            data.append(value.removeprefix(b" "))
-        elif field == b"event":
-            # Lines are whole, so their UTF-8 is too; "replace" is what the standard's decoder does.
-            name = value.removeprefix(b" ").decode("utf-8", errors="replace")
-    if not data:
-        return None
-    text = b"\n".join(data)
-    return (name, text) if name else text
+
+class NumberedEventDecoder(EventDecoder):
+    """Decodes the events of a DurableAgentServer, each with its id in the place of its name.
+
+    The name repeats what stands in the data, unescaped: a line break in it makes lines of its own, and blank ones. The
+    data are JSON on one line, the last of the event.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._id = b""
+
+    def _read_lines(self, block: bytes) -> ServerSentEvent | None:
+        data = None
+        for line in block.split(b"\n"):
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                data = value.removeprefix(b" ")
+            elif field == b"id" and not self._id:
+                self._id = value.strip()
+        if data is None:
+            return None
+        given, self._id = self._id.decode("ascii", errors="replace"), b""
+        return given, data

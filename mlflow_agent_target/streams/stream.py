@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from mlflow_agent_target.errors import AgentTargetError, RequestTimeoutError
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.streams.reader import EventReader
 
 
@@ -18,7 +19,8 @@ class ByteStream(Protocol):
     """What a stream needs of an answer's body: bytes as they arrive, and an end to it.
 
     It may also name the answer's `charset`, and say as `ends_by_itself` whether its end proves that nothing of it was
-    cut off: it doesn't where it ends because the connection does.
+    cut off: it doesn't where it ends because the connection does. Where the server keeps a record of the answer,
+    `outcome` gives that, once the body has ended, or raises what it ended in.
     """
 
     content_type: str
@@ -58,6 +60,7 @@ class AgentStream:
         timeout: float = float("inf"),
         waited: float = 0.0,
         idle_timeout: float = float("inf"),
+        interface: Interface | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.time_to_first_event: float | None = None
@@ -68,8 +71,14 @@ class AgentStream:
         self._clock = clock
         self._started = clock() if started is None else started
         self._silence = waited
-        charset, ends_by_itself = getattr(body, "charset", None), getattr(body, "ends_by_itself", False)
-        self._events = EventReader(facts or Facts(status=200), body.content_type, charset, ends_by_itself)
+        self._events = EventReader(
+            facts or Facts(status=200),
+            body.content_type,
+            getattr(body, "charset", None),
+            getattr(body, "ends_by_itself", False),
+            interface,
+            getattr(body, "outcome", None),
+        )
         self._arrived = self._events.arrived
         self._new_text = ""
         self._error: AgentTargetError | None = None
@@ -170,6 +179,8 @@ class AgentStream:
         late, self._events.late_text = self._events.late_text, ""
         if late:
             yield late
+        if self._events.late_error is not None:
+            raise self._events.late_error
 
     def get_final_response(self) -> AgentResponse:
         """Read the stream to its end and return the whole answer, in the shape that `predict` gives.

@@ -52,6 +52,11 @@ def is_app(name: str | None) -> bool:
     return name is not None and name.startswith(_APP_PREFIX)
 
 
+def is_bricks_app(name: str | None) -> bool:
+    """Return whether an app's name is one of those that `agentbricks deploy` gives: most are a DurableAgentServer."""
+    return name is not None and name.startswith(f"{_APP_PREFIX}agent-bricks-")
+
+
 def app_of(name: str) -> str:
     """Return the app's own name, without the prefix that tells it from an endpoint's."""
     return name.removeprefix(_APP_PREFIX)
