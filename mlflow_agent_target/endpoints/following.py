@@ -72,6 +72,12 @@ class Run:
         return server_name(self.options.endpoint)
 
     @property
+    def how_to_get(self) -> str:
+        """What an error says of how to pick it up."""
+        name = f"endpoint={self.options.endpoint!r}, " if self.options.endpoint else ""
+        return f"client.get_run({name}id='{self.id}')"
+
+    @property
     def url(self) -> str:
         """Where it is asked for."""
         return run_url(self.base, self.protocol, self.id)
@@ -155,12 +161,11 @@ class Run:
 
     def out_of_time(self, kind: type[_Error], most: float) -> _Error:
         """Return the error of a run that was waited for in vain."""
-        name = f"endpoint={self.options.endpoint!r}, " if self.options.endpoint else ""
         is_stream = issubclass(kind, StreamIdleError)
         what = f"said nothing for {seconds(most)} s" if is_stream else f"was not over within {seconds(most)} s"
         return kind(
             f"{self.server}: the run {self.id} {what}, and goes on. Wait for its answer "
-            f"with client.get_run({name}id='{self.id}').result(), or allow more with "
+            f"with {self.how_to_get}.result(), or allow more with "
             "client.with_options(total_timeout=...).",
             endpoint=self.options.endpoint,
             invocation_id=self.id,
@@ -174,11 +179,19 @@ class Run:
         try:
             yield
         except AgentTargetError as error:
-            error.invocation_id, error.may_have_run = self.id, True
+            error.may_have_run = True
+            self.name_in(error)
             # Where the server makes the ids, the same request would begin another run.
             if is_final or not self.protocol.is_callers_id:
                 error.retryable = False
             raise
+
+    def name_in(self, error: AgentTargetError) -> None:
+        """Have an error name the run, so that it can be picked up."""
+        error.invocation_id = self.id
+        if self.id not in error.message:
+            error.message = f"{error.message} {self.how_to_get} tells how its run stands."
+            error.args = (error.message,)
 
     def _forgotten(self, error: AgentTargetError) -> AgentTargetError:
         """Return the error of a run that was begun and is not known any more."""

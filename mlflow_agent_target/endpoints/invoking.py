@@ -126,7 +126,7 @@ class Invoking:
             return (yield from send(url, body, run.options, call))
         except AgentTargetError as error:
             if error.retryable or error.may_have_run:
-                error.invocation_id = run.id
+                run.name_in(error)
             if error.status_code == 409 and invocation.is_callers:
                 raise _conflict(run, error, invocation.may_change_in_store()) from error
             # The server refused what it may have taken all the same: it knows.
@@ -159,7 +159,6 @@ def _refuses_session(error: InvalidInputError) -> bool:
 
 
 def _conflict(run: Run, error: AgentTargetError, may_have_run: bool) -> InvalidInputError:
-    name = f"endpoint={run.options.endpoint!r}, " if run.options.endpoint else ""
     maybe = (
         " Or it is this request's, which it took: the input has a number above 2**53 that its store can't keep."
         if may_have_run
@@ -167,7 +166,7 @@ def _conflict(run: Run, error: AgentTargetError, may_have_run: bool) -> InvalidI
     )
     return InvalidInputError(
         f"{run.server}: the id {run.id} was already used for another request, or in another session. "
-        f"client.get_run({name}id='{run.id}') gives that run.{maybe} For a new run take a new id, or give none.",
+        f"{run.how_to_get} gives that run.{maybe} For a new run take a new id, or give none.",
         endpoint=error.endpoint,
         status_code=error.status_code,
         request_id=error.request_id,

@@ -130,6 +130,8 @@ def error_for_answer(
     row = _TABLE.get(status) or _Row(AgentError, "The agent may have run.", True)
     if _is_failed_run(body):
         row = _Row(AgentError, "Its agent failed while it ran.", True)
+    elif _names_no_user(body):
+        row = _Row(AgentError, "The agent acts for its user, and has not run: ask the app as a user, by OAuth.", False)
     elif status == 400 and _is_refused_unrun(body):
         row = row._replace(advice="The agent has not run.", may_have_run=False)
     elif status == 422 and _is_validation(body):
@@ -153,7 +155,7 @@ def error_for_answer(
     if row.error in (RateLimitError, EndpointUnavailableError):
         more["retry_after"] = retry_after
     if row.error is AgentError:
-        more["retryable"] = status >= 500 and not _is_failed_run(body)
+        more["retryable"] = status >= 500 and row.may_have_run and not _is_failed_run(body)
     if status == 407:
         more["retryable"] = False
     said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
@@ -172,15 +174,21 @@ def _is_failed_run(body: Any) -> bool:
 
     Its agent, or a tool, may fail for want of a right: that is this run's failure, and no refusal of the request.
     """
-    if not isinstance(body, dict):
-        return False
-    error = body.get("error")
-    code = (
-        error.get("code") if isinstance(error, dict) and error.keys() <= {"code", "message", "integration_id"} else None
-    )
-    if isinstance(code, str) and (code.startswith("MCP_") or code == "INVALID_APPROVAL"):
-        return code not in _UNKNOWN_USER
-    return body == {"detail": "agent invocation failed"}
+    code = _code_of_run(body)
+    is_failure = code.startswith("MCP_") or code == "INVALID_APPROVAL"
+    return (is_failure and code not in _UNKNOWN_USER) or body == {"detail": "agent invocation failed"}
+
+
+def _names_no_user(body: Any) -> bool:
+    """Return whether a DurableAgentServer refuses a request for want of the user that its agent acts for."""
+    return _code_of_run(body) in _UNKNOWN_USER
+
+
+def _code_of_run(body: Any) -> str:
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict) or not error.keys() <= {"code", "message", "integration_id"}:
+        return ""  # such as OpenAI's, which has a type
+    return str(error.get("code"))
 
 
 def _is_validation(body: Any) -> bool:
