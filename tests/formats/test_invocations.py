@@ -109,7 +109,7 @@ def test_ids_are_new_unless_given() -> None:
     ],
 )
 def test_what_has_no_counterpart_is_named(given: Any, named: str) -> None:
-    with pytest.raises(InterfaceMismatchError, match="DurableAgentServer.*custom_inputs") as caught:
+    with pytest.raises(InterfaceMismatchError, match=r"DurableAgentServer.*custom_inputs") as caught:
         read_invocation(given)
     assert named in caught.value.message
     assert caught.value.may_have_run is False
