@@ -112,6 +112,8 @@ class Endpoint(Place):
         began = self.begin()
         call, body = yield from self.sent(Transport.open_stream, inputs, {"stream": True}, trace, began)
         if call is None:
+            if trace is not None:
+                trace.headers = {}  # they are not sent: no event is an answer to them
             return (yield from (yield from self.invoking()).stream(read_invocation(inputs), began))
         return AgentStream(
             body,

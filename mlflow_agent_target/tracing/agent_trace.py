@@ -130,3 +130,19 @@ def stored_trace(trace_id: str) -> Any:
         return mlflow.MlflowClient().get_trace(trace_id)
     except MlflowException:
         return None
+
+
+def trace_of_session(session: str, experiment_id: str, since_ns: int) -> Any:
+    """Return the newest trace of a session that began since then in an experiment, or None."""
+    if "'" in session:  # no filter can say it
+        return None
+    try:
+        found = mlflow.MlflowClient().search_traces(
+            experiment_ids=[experiment_id],
+            filter_string=f"metadata.`{SESSION}` = '{session}' AND timestamp_ms >= {since_ns // 1_000_000}",
+            order_by=["timestamp_ms DESC"],
+            max_results=1,
+        )
+    except MlflowException:
+        return None
+    return found[0] if found else None

@@ -24,6 +24,7 @@ from mlflow_agent_target.tracing.agent_trace import (
     AgentTrace,
     stored_trace,
     trace_in_memory,
+    trace_of_session,
 )
 from mlflow_agent_target.tracing.context import is_evaluated, is_sampled_out, is_tracing, same_context
 from mlflow_agent_target.tracing.guard import forgiving, no_headers, nothing, warn_once
@@ -38,6 +39,9 @@ _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 # Functions that close the spans of dropped streams, for the next traced call. The garbage collector, which finds those
 # streams, must not close a span: MLflow takes locks for that, and the code that was interrupted may hold one of them.
 _dropped: deque[Callable[[], None]] = deque()
+
+# Endpoints, DurableAgentServers, whose agents' traces were looked for in vain.
+_untraced: set[str | None] = set()
 
 
 @dataclass
@@ -131,7 +135,8 @@ class CallSpan:
         if self._otel_trace_id is None:  # not recorded: tracing is off, or the trace was not sampled
             return
         self._write("set_outputs", {key: value for key, value in response.items() if key != "databricks_output"})
-        facts = {"endpoint": self._endpoint, "request_id": response.request_id, **seconds}
+        run = {"invocation_id": response.invocation_id, "session_id": response.session_id}
+        facts = {"endpoint": self._endpoint, "request_id": response.request_id, **run, **seconds}
         self._write("set_attributes", {key: value for key, value in facts.items() if value is not None})
         has_usage = False
         try:
@@ -205,6 +210,11 @@ class CallSpan:
             if found is None:
                 return False
             trace = AgentTrace(found.to_dict())
+        elif response.session_id is not None and response.invocation_id is not None:
+            found = self._of_session(response.session_id)
+            if found is None:
+                return False
+            trace = AgentTrace(found.to_dict())
         else:
             if self.request.asked:
                 warn_once(f"{server_name(self._endpoint)} sent no trace of its agent. {_ONLY_CALLS}")
@@ -217,6 +227,25 @@ class CallSpan:
                 return False
         trace.copy_below(self._span)
         return trace.has_usage
+
+    def _of_session(self, session: str) -> Any:
+        """Return the trace that a DurableAgentServer's agent wrote to this experiment, or None.
+
+        No answer names it. It may be written a moment after the answer: an evaluation, whose scorers look for it, waits
+        for that, unless the endpoint's agent writes none here.
+        """
+        with trace_in_memory(self._span.trace_id) as mine:
+            experiment_id = mine.info.experiment_id if mine is not None else None
+        if experiment_id is None:
+            return None
+        is_awaited = is_evaluated() and self._endpoint not in _untraced
+        for seconds in (0.0, 0.2, 0.5) if is_awaited else (0.0,):
+            time.sleep(seconds)
+            found = trace_of_session(session, experiment_id, self._span.start_time_ns)
+            if found is not None and found.info.trace_id != self._span.trace_id:
+                return found
+        _untraced.add(self._endpoint)
+        return None
 
     def _is_home(self, trace: AgentTrace) -> bool:
         """Return whether the agent itself wrote its trace to this experiment."""
