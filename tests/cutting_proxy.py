@@ -21,8 +21,8 @@ class Fault:
 
     Attributes:
         of: What the request's `METHOD /path` begins with; "" for any.
-        cut_after: The connection is cut after so many bytes of the answer: 0 loses the whole answer to a request that was
-            delivered. None lets it through.
+        cut_after: The connection is cut after so many bytes of the answer: 0 loses the whole answer to a request that
+            was delivered. None lets it through.
         resets: Whether a cut is a TCP reset, not a close in good order.
         undelivered: The connection is reset before the server gets the request.
         silent: The request is delivered, and no byte of its answer comes, ever.

@@ -25,7 +25,8 @@ class Postgres:
             pytest.skip("needs PostgreSQL (initdb and postgres)")
         # PostgreSQL refuses to run as root.
         owner = _unprivileged() if os.geteuid() == 0 else None
-        self._user, self._group = owner or (None, None)
+        self._user: int | None = owner and owner[0]
+        self._group: int | None = owner and owner[1]
         self._folder = Path(tempfile.mkdtemp(prefix="postgres_"))
         if owner is not None:
             os.chown(self._folder, *owner)
