@@ -2,8 +2,9 @@
 
 Messages are answered as Databricks' OpenAI Agents template does: `You said: TEXT`, word by word; and like the template,
 it fails without a session. `wait:SECONDS TEXT` waits halfway. `{"do": [STEP, ...]}` performs steps: `["emit", EVENT]`,
-`["sleep", SECONDS]`, `["raise", TEXT]`, `["raise_auth", STATUS, CODE]`, `["return", ANY]`, and `["context"]`, which
-returns what the agent was told. Each run and each request is noted in a file that outlives the process.
+`["sleep", SECONDS]`, `["raise", TEXT]`, `["raise_auth", STATUS, CODE]`, `["return", ANY]`, `["context"]`, which returns
+what the agent was told, and `["attempt", NUMBER, STEP]`, a step of that attempt alone. Each run and each request is
+noted in a file that outlives the process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,7 +181,7 @@ class _Agent:
     async def _perform(steps: list[list[Any]], context: Any, told: dict[str, Any]) -> Any:
         from databricks_agentkit.runtime import AuthError
 
-        for name, *arguments in steps:
+        for name, *arguments in _steps_of_attempt(steps, context.attempt):
             if name == "emit":
                 await context.emit(arguments[0])
             elif name == "sleep":
@@ -219,6 +220,14 @@ class _Agent:
         message = {"role": "assistant", "content": said}
         await context.emit({"type": "message", "message": message})
         return {"output": [message], "status": "completed"}
+
+
+def _steps_of_attempt(steps: list[list[Any]], attempt: int) -> Iterator[list[Any]]:
+    for step in steps:
+        if step[0] != "attempt":
+            yield step
+        elif step[1] == attempt:
+            yield step[2]
 
 
 def _noting(app: Any, notes: _Notes) -> Callable[[Any, Any, Any], Awaitable[None]]:
