@@ -14,6 +14,8 @@ import mlflow_agent_target
 from mlflow_agent_target import AgentTargetClient
 from mlflow_agent_target.server import LocalServer, serve
 from tests.counting_server import CountingServer
+from tests.durable_server import DurableServer
+from tests.postgres import Postgres
 from tests.scripted import Answer, ScriptedServer
 
 AGENTS = Path(__file__).parent / "agents"
@@ -82,6 +84,28 @@ def counting_server() -> Iterator[CountingServer]:
 def counting(counting_server: CountingServer) -> CountingServer:
     counting_server.reset()
     return counting_server
+
+
+@pytest.fixture(scope="session")
+def durable_server() -> Iterator[DurableServer]:
+    pytest.importorskip("databricks_agentkit", reason="needs databricks-agentbricks")
+    with DurableServer() as running:
+        yield running
+
+
+@pytest.fixture
+def durable(durable_server: DurableServer) -> DurableServer:
+    """A real DurableAgentServer that keeps its runs in its memory. Not to be killed: tests share it."""
+    durable_server.reset()
+    return durable_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    pytest.importorskip("databricks_agentkit", reason="needs databricks-agentbricks")
+    running = Postgres()
+    yield running
+    running.stop()
 
 
 def user(text: Any) -> dict[str, Any]:
