@@ -42,7 +42,7 @@ def target_help() -> str:
 
 
 _HELP = """\
-agent-target: query AI agents authored with MLflow (ResponsesAgent, ChatAgent, ChatModel).
+agent-target: query AI agents authored with MLflow (ResponsesAgent, ChatAgent, ChatModel, DurableAgentServer's).
 
 Target URIs
   agent-target                          the Databricks workspace of your environment (databricks-sdk's unified login)
@@ -57,6 +57,8 @@ In Python
   client.predict(endpoint="my-agent", inputs="What does Databricks do?").output_text
   for text in client.predict_stream(endpoint="my-agent", inputs="And MLflow?").text_stream:
       print(text, end="", flush=True)
+
+  run = client.start(endpoint="apps:/my-app", inputs="Write the report")    an agent that works on: run.result()
 
 Score and evaluate
   client.predict_batch(endpoint="my-agent", inputs=questions, journal="answers.db")

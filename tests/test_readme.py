@@ -17,10 +17,21 @@ import pytest
 from mlflow_agent_target import AgentTargetClient, serve
 from mlflow_agent_target.server import LocalServer
 from tests.conftest import DEMO
+from tests.durable_server import DurableServer
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+# The DurableAgentServer stands at a base URL here, and not in an app.
+APP = 'endpoint="apps:/agent-bricks-support", '
+
+
+@pytest.fixture(scope="module")
+def my_app() -> Any:
+    with DurableServer() as server:
+        yield server.target_uri
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +47,7 @@ def test_python_blocks_run(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     if "genai.evaluate(" in code and importlib.util.find_spec("mlflow.genai.evaluation.harness") is None:
         pytest.skip("this MLflow's mlflow.genai.evaluate needs the package databricks-agents")
@@ -44,6 +56,9 @@ def test_python_blocks_run(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "agent.py").write_text((DEMO / "responses_agent.py").read_text(encoding="utf-8"), encoding="utf-8")
     session: dict[str, Any] = {"client": AgentTargetClient(my_agent.target_uri)}
+    if APP in code:
+        pytest.importorskip("databricks_agentkit")
+        code, session["client"] = code.replace(APP, ""), AgentTargetClient(request.getfixturevalue("my_app"))
     exec(compile(code.replace("http://127.0.0.1:8080", my_agent.url), "README.md", "exec"), session)  # noqa: S102
     if "print(" in code:
         assert capsys.readouterr().out.strip()

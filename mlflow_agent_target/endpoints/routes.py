@@ -25,7 +25,7 @@ from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.registry import interface_for_task
 from mlflow_agent_target.formats.runs import InvocationApi, knows_no_run, run_url
 from mlflow_agent_target.http.exchange import Transport
-from mlflow_agent_target.http.options import RequestOptions
+from mlflow_agent_target.http.options import NO_RETRIES, RequestOptions
 from mlflow_agent_target.http.steps import Do, Steps, WaitFor
 from mlflow_agent_target.target.addresses import check_encrypted, origin
 from mlflow_agent_target.target.login import Login
@@ -153,8 +153,10 @@ class Agent:
                     self._asking = asking or mine
                 if asking is None:
                     route, is_lasting = (yield from self._find(options)) if known is None else (known, True)
-                    if probes or is_bricks_app(self.name):
-                        route = yield from self._probe(route, _quick(options))
+                    if probes:
+                        route = yield from self._probe(route, options)
+                    elif is_bricks_app(self.name):
+                        route = yield from self._probe_quickly(route, options)
                     if is_lasting:
                         self._known = route
                     mine.set_result(route)
@@ -186,13 +188,20 @@ class Agent:
         if route.interface is not None or not route.is_agent:
             return replace(route, is_probed=True)
         try:
-            yield from route.transport.get(run_url(route.base, InvocationApi, str(uuid.uuid4())), options)
+            url = run_url(route.base, InvocationApi, str(uuid.uuid4()))
+            yield from route.transport.call("GET", url, None, replace(options, idempotent=True))
         except AgentTargetError as error:
             if knows_no_run(error.status_code, error.body):
                 return replace(route, interface=DurableAgentServer, is_probed=True)
             if error.retryable or error.status_code is None:
-                return route  # it doesn't say: to be asked another time
+                raise  # it doesn't say
         return replace(route, is_probed=True)
+
+    def _probe_quickly(self, route: Route, options: RequestOptions) -> Steps[Route]:
+        try:
+            return (yield from self._probe(route, replace(_quick(options), backoff=NO_RETRIES)))
+        except AgentTargetError:
+            return route  # to be asked another time: the call itself will say what is wrong
 
     def described(self, ask: Steps[ServingEndpoint]) -> Steps[ServingEndpoint]:
         """Return what the platform knows of the endpoint: of a settled one for a minute, since MLflow asks at each row.
