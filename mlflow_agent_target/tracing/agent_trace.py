@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -136,9 +137,12 @@ def trace_of_session(session: str, experiment_id: str, since_ns: int) -> Any:
     """Return the newest trace of a session that began since then in an experiment, or None."""
     if "'" in session:  # no filter can say it
         return None
+    search = mlflow.MlflowClient().search_traces
+    # The argument's later name; the older one is deprecated.
+    place = "locations" if "locations" in inspect.signature(search).parameters else "experiment_ids"
     try:
-        found = mlflow.MlflowClient().search_traces(
-            experiment_ids=[experiment_id],
+        found = search(
+            **{place: [experiment_id]},
             filter_string=f"metadata.`{SESSION}` = '{session}' AND timestamp_ms >= {since_ns // 1_000_000}",
             order_by=["timestamp_ms DESC"],
             max_results=1,

@@ -40,8 +40,11 @@ _ONLY_CALLS = "The calls themselves are traced, with inputs and outputs."
 # streams, must not close a span: MLflow takes locks for that, and the code that was interrupted may hold one of them.
 _dropped: deque[Callable[[], None]] = deque()
 
-# Endpoints, DurableAgentServers, whose agents' traces were looked for in vain.
-_untraced: set[str | None] = set()
+# How often the traces of agents on DurableAgentServers were looked for in vain, by endpoint; 0 for ever once one was
+# found. After so often they are not waited for.
+_missed: dict[str | None, int] = {}
+_MOST_MISSED = 3
+_PATIENCE_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.5)
 
 
 @dataclass
@@ -238,13 +241,14 @@ class CallSpan:
             experiment_id = mine.info.experiment_id if mine is not None else None
         if experiment_id is None:
             return None
-        is_awaited = is_evaluated() and self._endpoint not in _untraced
-        for seconds in (0.0, 0.2, 0.5) if is_awaited else (0.0,):
+        missed = _missed.setdefault(self._endpoint, 1)
+        for seconds in _PATIENCE_SECONDS if is_evaluated() and missed <= _MOST_MISSED else (0.0,):
             time.sleep(seconds)
             found = trace_of_session(session, experiment_id, self._span.start_time_ns)
-            if found is not None and found.info.trace_id != self._span.trace_id:
+            if found is not None:
+                _missed[self._endpoint] = 0
                 return found
-        _untraced.add(self._endpoint)
+        _missed[self._endpoint] = missed and missed + 1
         return None
 
     def _is_home(self, trace: AgentTrace) -> bool:
