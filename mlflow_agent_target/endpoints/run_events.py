@@ -46,6 +46,7 @@ class RunEvents:
         self._decoder: EventDecoder = self._new_decoder()
         self._progress_at = self._opened_at = time.monotonic()
         self._fruitless = 0  # connections since the last event
+        self._is_marked = False  # whether the end of all events has come
         self._closed = threading.Event()
         self._reply: Reply | None = None
         self._error: AgentTargetError | None = None
@@ -70,6 +71,8 @@ class RunEvents:
         """Return `read` as steps."""
         try:
             while True:
+                if self._is_marked and (yield from self._is_over()):
+                    return b""
                 body = self._body or (yield from self._open())
                 try:
                     chunk = yield Read(body, max(min(self._idle_timeout, self._left()), 0.0))
@@ -141,9 +144,8 @@ class RunEvents:
 
     def _is_over(self) -> Steps[bool]:
         """Find out, at the end of what the server sent, whether the run is over. If not, more is to come."""
-        if self._body is not None:
-            self._body.finish()
-        self._body = None
+        self.finish()
+        self._body, self._is_marked = None, False
         reply = yield from self._record()
         if not is_going(reply.value):
             self._reply = reply
@@ -162,8 +164,8 @@ class RunEvents:
                     continue
                 self._last = number
             elif data.strip() == _END and not self._run.protocol.is_callers_id:
-                events.append(data)
-                continue
+                self._is_marked = True  # not passed on: the answer is the one of the run's record
+                break
             events.append(data.replace(b"\n", b"\ndata: "))
         if events:
             self._progress_at, self._fruitless = time.monotonic(), 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from mlflow_agent_target.endpoints.following import Run
 from mlflow_agent_target.endpoints.invoking import stream_of
 from mlflow_agent_target.endpoints.routes import Route
 from mlflow_agent_target.errors import (
+    AgentError,
     AgentTargetError,
     EndpointNotFoundError,
     InterfaceMismatchError,
@@ -22,6 +22,7 @@ from mlflow_agent_target.errors import (
 )
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
 from mlflow_agent_target.formats.durable_agent import DurableAgentServer
+from mlflow_agent_target.formats.inputs import as_plain
 from mlflow_agent_target.formats.invocations import read_invocation
 from mlflow_agent_target.formats.responses import ResponsesAgent
 from mlflow_agent_target.formats.runs import InvocationApi, ResponsesApi, is_going, keeps_responses, status_of
@@ -146,7 +147,14 @@ class AgentRun:
     def _streaming(self, after: int | None) -> Steps[AgentStream]:
         call = self._agent.begin()
         run = yield from self._found()
-        body = yield from run.patiently(lambda left: run.events(after, left), call.began, call.limits.total_timeout)
+        try:
+            body = yield from run.patiently(lambda left: run.events(after, left), call.began, call.limits.total_timeout)
+        except AgentError as error:
+            # OpenAI's API: only a run that was begun as a stream can be streamed later, too.
+            if error.status_code == 400 and run.protocol is ResponsesApi:
+                error.message = f"{error.message} Where the server streams no run that was started: run.result() waits."
+                error.args = (error.message,)
+            raise
         return stream_of(run, body, call, after=after)
 
     def _found(self) -> Steps[Run]:
@@ -221,8 +229,13 @@ def _starting_a_response(
 ) -> Steps[tuple[Run, Reply | None]]:
     more: dict[str, Any] = {"background": True}
     if session_id is not None:
-        context = inputs.get("context") if isinstance(inputs, Mapping) else None
-        more["context"] = {**(context or {}), "conversation_id": session_id}
+        given = as_plain(inputs)
+        context = (given.get("context") if isinstance(given, dict) else None) or {}
+        if (named := context.get("conversation_id", session_id)) != session_id:
+            raise InvalidInputError(
+                f"Two sessions of a run were given, {session_id!r} and {named!r}. Nothing was sent."
+            )
+        more["context"] = {**context, "conversation_id": session_id}
     _, reply = yield from endpoint.sent(Transport.post, inputs, more, None, call)
     run = endpoint.begun(route, reply)
     if run is None:  # it is over already: the server took no note of 'background'

@@ -52,6 +52,11 @@ def completed(text: str) -> dict[str, Any]:
     return {"id": ID, "status": "completed", "output": {"output": [{"role": "assistant", "content": text}]}}
 
 
+def responded(text: str) -> dict[str, Any]:
+    item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    return {"id": "resp_1", "status": "completed", "output": [item], "attempt_number": 1}
+
+
 ACTIVE = {"id": ID, "status": "active"}
 
 
@@ -151,7 +156,7 @@ def test_a_stream_that_is_cut_at_any_byte_comes_whole_and_once(name: str) -> Non
     frames = recorded(name)
     events = data_of(frames)
     events = [event for place, event in enumerate(events) if event not in events[:place]]
-    answer = completed(text) if protocol is InvocationApi else None
+    answer = completed(text) if protocol is InvocationApi else responded(text)
     for place in range(len(b"".join(frames)) + 1):
         cuts = [place]
 
@@ -248,9 +253,9 @@ def test_a_run_that_was_started_again_never_doubles_its_text(answer: str, texts:
 
 
 def test_a_response_that_was_resumed_never_doubles_its_text() -> None:
-    answered = stream(Server(recorded("responses_killed_2"), [None]), ResponsesApi)
+    answered = stream(Server(recorded("responses_killed_2"), [responded("hello")]), ResponsesApi)
     assert list(answered.text_stream) == ["hel", "lo"]
-    assert answered.get_final_response().output_text == "hello"
+    assert answered.get_final_response() == responded("hello")
 
 
 @pytest.mark.parametrize(
