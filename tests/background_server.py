@@ -63,7 +63,7 @@ class BackgroundServer:
 class Run:
     """A run of the agent, in a thread of its own where it is in the background."""
 
-    def __init__(self, server: BackgroundServer, payload: dict[str, Any], streams: bool) -> None:
+    def __init__(self, server: BackgroundServer, payload: dict[str, Any]) -> None:
         self.id = f"resp_{uuid.uuid4().hex[:24]}"
         self.created = int(time.time())
         self.status = "queued" if server.kind == OPENAI else "in_progress"
@@ -71,7 +71,7 @@ class Run:
         self.output: list[Any] = []
         self.error: Any = None
         self.events: list[dict[str, Any]] = []
-        self._server, self._payload, self._streams = server, payload, streams
+        self._server, self._payload = server, payload
 
     def perform(self) -> None:
         """Run the agent to its end."""
@@ -79,8 +79,8 @@ class Run:
             ended = event.get("type") == "response.output_item.done"
             if ended:
                 self.output.append(event["item"])
-            # Of a run that nobody streams, LongRunningAgentServer has no events but the items.
-            if self._streams or ended or event.get("type") == "error":
+            # Of a run that was started without "stream", LongRunningAgentServer has no events but the items.
+            if self._payload.get("stream") or ended or event.get("type") == "error":
                 self._add(event)
         if self.error is not None:
             self.status = "failed"
@@ -102,6 +102,11 @@ class Run:
             "output": list(self.output),
             "metadata": {},
         }
+
+    @property
+    def streams(self) -> bool:
+        """Whether its events can be asked for."""
+        return not self._is_openai or bool(self._payload.get("stream"))
 
     @property
     def _is_openai(self) -> bool:
@@ -188,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         server.bodies.append(payload)
         if "input" not in payload:
             return self._json(400, {"detail": "Invalid parameters for ResponsesAgent: input: Field required"})
-        run = Run(server, payload, streams=bool(payload.get("stream")) or server.kind == OPENAI)
+        run = Run(server, payload)
         if not payload.get("background") or server.kind == NO_DATABASE:
             return self._foreground(run, payload)
         accepted = run.response()
@@ -217,6 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
         run = server.runs.get(name)
         if run is None:
             return self._unknown(name)
+        if streams and not run.streams:
+            message = "Only a response that was created with stream=true can be streamed."
+            return self._json(400, {"error": {"message": message, "type": "invalid_request_error"}})
         if streams:
             return self._stream(run, after)
         if server.kind == OPENAI:

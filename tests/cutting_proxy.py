@@ -1,16 +1,17 @@
 """A proxy in front of a server that spoils chosen answers: it cuts, loses, delays or replaces them, or stays silent.
 
-Bytes go through as they are. Each fault is for one request, the next whose `METHOD /path` begins as the fault says.
+Bytes go through as they are. Each fault is for one request, the next whose `METHOD /path` is as the fault says.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,14 +21,14 @@ class Fault:
     """What is done to one request or its answer.
 
     Attributes:
-        of: What the request's `METHOD /path` begins with; "" for any.
+        of: A regular expression for the beginning of the request's `METHOD /path`; "" for any.
         cut_after: The connection is cut after so many bytes of the answer: 0 loses the whole answer to a request that
             was delivered. None lets it through.
         resets: Whether a cut is a TCP reset, not a close in good order.
         undelivered: The connection is reset before the server gets the request.
         silent: The request is delivered, and no byte of its answer comes, ever.
         delay: Seconds that the answer waits.
-        instead: Sent in place of the answer: raw bytes, of a proxy that gave up.
+        instead: Sent in place of the answer, and the connection closed: raw bytes, of a proxy that gave up.
     """
 
     of: str = ""
@@ -38,12 +39,16 @@ class Fault:
     delay: float = 0.0
     instead: bytes | None = None
 
+    def __str__(self) -> str:
+        changed = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+        return " ".join(f"{name}={value!r:.16}" for name, value in changed.items())
+
 
 def gateway(status: int, headers: str = "") -> bytes:
     """An error page of a proxy, as `Fault.instead`. `headers` are raw lines, each with its CRLF."""
     body = b"<html>no healthy upstream</html>"
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
-    return head.encode() + body
+    length = f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+    return f"HTTP/1.1 {status} X\r\nContent-Type: text/html\r\n{length}{headers}\r\n".encode() + body
 
 
 class CuttingProxy:
@@ -116,7 +121,7 @@ class CuttingProxy:
         with self._lock:
             self.asked.append(first)
             for position, fault in enumerate(self.faults):
-                if first.startswith(fault.of):
+                if re.match(fault.of, first):
                     return self.faults.pop(position)
         return Fault()
 
@@ -158,10 +163,10 @@ class _Passing:
         if not self._passed and fault.delay:
             time.sleep(fault.delay)
         if fault.instead is not None:
-            if not self._passed:
-                self._client.sendall(fault.instead)
-            self._passed += len(data)
-            return True
+            self._client.sendall(fault.instead)
+            self._client.shutdown(socket.SHUT_RDWR)
+            self._upstream.close()
+            return False
         if fault.cut_after is not None and self._passed + len(data) >= fault.cut_after:
             self._client.sendall(data[: fault.cut_after - self._passed])
             if fault.resets:

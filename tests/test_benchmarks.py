@@ -17,7 +17,9 @@ from tests.benchmarks import batch_endpoints
 from tests.benchmarks.batch_clients import OURS
 from tests.benchmarks.batch_endpoints import IDEMPOTENT
 from tests.benchmarks.endpoints import State
+from tests.benchmarks.runs import CLIENTS, measured
 from tests.benchmarks.scenarios import scenarios
+from tests.durable_server import DurableServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,6 +53,14 @@ def test_the_small_benchmark_of_batches_measures_a_run_and_pools_at_an_endpoint(
         assert numbers["seconds"] > 0
         assert numbers["lost"] == numbers["refused"] == numbers["too soon"] == 0  # a 400 is an answer
     assert name in result.stdout
+
+
+def test_the_small_benchmark_of_runs_measures_each_way_to_wait(durable: DurableServer) -> None:
+    for found in measured(durable, small=True).values():
+        assert list(found) == list(CLIENTS)
+        for numbers in found.values():
+            assert numbers["of its own time"] > 1
+            assert numbers["requests"] >= 1
 
 
 def took(of_ideal: float, lost: float = 0, too_soon: float = 0, name: str = "10 places") -> dict[str, float]:
