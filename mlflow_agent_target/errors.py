@@ -47,6 +47,8 @@ class AgentTargetError(MlflowException):
         retryable: Whether the same request may succeed later.
         may_have_run: False: the agent has certainly not run. True: it may have, so that running it again is the
             caller's decision.
+        invocation_id: The id of the agent's run on a DurableAgentServer, where there may be one under it; else None.
+            The same id never starts a second run.
     """
 
     mlflow_error_code: ClassVar[int] = INTERNAL_ERROR
@@ -64,6 +66,7 @@ class AgentTargetError(MlflowException):
         attempts: int = 0,
         retryable: bool | None = None,
         may_have_run: bool | None = None,
+        invocation_id: str | None = None,
     ) -> None:
         super().__init__(message, error_code=self.mlflow_error_code)
         self.endpoint = endpoint
@@ -71,6 +74,7 @@ class AgentTargetError(MlflowException):
         self.request_id = request_id
         self.body = body
         self.attempts = attempts
+        self.invocation_id = invocation_id
         if retryable is not None:
             self.retryable = retryable
         if may_have_run is not None:

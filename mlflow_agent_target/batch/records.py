@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -52,6 +53,7 @@ class Outcome(NamedTuple):
     digest: Annotated[bytes, Column("BLOB NOT NULL")]
     id: Annotated[str, Column("TEXT NOT NULL", "string", is_json=True)]
     columns: Annotated[str | None, Column("TEXT")]
+    run: Annotated[int, Column("INTEGER NOT NULL DEFAULT 0")]  # the number of the agent's run for it
     state: Annotated[str, Column("TEXT NOT NULL", "string", shown_as="status")]
     response: Annotated[str | None, Column("TEXT", "string", is_json=True)] = None
     output_text: _Text = None
@@ -81,6 +83,19 @@ class Claim(NamedTuple):
     digest: bytes
     id: str
     columns: str | None = None
+    run: int = 0
+
+    def run_id(self, journal: uuid.UUID) -> uuid.UUID:
+        """Return the id of the agent's run for this row: the same in every process, and no other run's.
+
+        Args:
+            journal: That of the journal. Were it made of the row's content, another batch would get this one's answers.
+        """
+        return uuid.uuid5(journal, f"{self.position}:{self.run}")
+
+    def again(self) -> Claim:
+        """Return the claim of another run for this row."""
+        return self._replace(run=self.run + 1)
 
 
 class Known(NamedTuple):
@@ -90,6 +105,12 @@ class Known(NamedTuple):
     digest: bytes
     id: str
     state: str
+    run: int
+
+    @property
+    def next_run(self) -> int:
+        """The number of the run that it is asked under now: the same, but after one that failed."""
+        return self.run + (self.state == FAILED)
 
 
 def row_claim(position: int, id_: Any, inputs: Any, columns: Mapping[str, Any] | None) -> tuple[Claim, int]:
@@ -226,6 +247,8 @@ def _said(value: Any) -> str:
 
 def _request_id(ended: AgentResponse | BaseException) -> str | None:
     request_id = getattr(ended, "request_id", None)
+    if request_id is None and isinstance(ended, AgentTargetError):
+        request_id = ended.invocation_id  # with which the run can be picked up
     return None if request_id is None else _storable(str(request_id))
 
 

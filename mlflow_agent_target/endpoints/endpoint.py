@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -83,9 +84,13 @@ class Endpoint:
         self._interface = interface
         self._options = replace(options, endpoint=name, exists=self._exists)
 
-    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse:
+    def query(self, inputs: Any, trace: TraceRequest | None = None, run_id: uuid.UUID | None = None) -> AgentResponse:
         """Send one request and wait for the whole answer. See `AgentTargetClient.predict`."""
-        return perform(self.querying(inputs, trace))
+        return perform(self.querying(inputs, trace, run_id))
+
+    def asks_once(self) -> bool:
+        """Return whether the endpoint is a DurableAgentServer, which runs its agent once for each id of a run."""
+        return False
 
     def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream:
         """Send one request and return its answer as it comes. See `AgentTargetClient.predict_stream`."""
@@ -96,7 +101,12 @@ class Endpoint:
         payload: dict[str, Any] = json.loads(perform(self._call(inputs, {}, None)).body)
         return payload
 
-    def querying(self, inputs: Any, trace: TraceRequest | None = None) -> Steps[AgentResponse]:
+    def querying(
+        self,
+        inputs: Any,
+        trace: TraceRequest | None = None,
+        run_id: uuid.UUID | None = None,  # noqa: ARG002 (no interface has one yet)
+    ) -> Steps[AgentResponse]:
         """Return `query` as steps."""
         call = yield from self._call(inputs, {}, trace)
         reply = yield from self._send(Transport.post, call)
