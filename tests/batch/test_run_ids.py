@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -111,7 +111,8 @@ def test_a_row_is_asked_under_the_id_of_its_run(
 def test_equal_rows_and_other_journals_share_no_id(journals: tuple[str | None, str | None], tmp_path: Path) -> None:
     agent = Agent({})
     for name in journals:
-        run(agent, Rows(["same"] * 5), journal=name and tmp_path / name, about=ABOUT, options=BatchOptions())
+        path = None if name is None else tmp_path / name
+        run(agent, Rows(["same"] * 5), journal=path, about=ABOUT, options=BatchOptions())
     assert len(set(agent.asked["same"])) == 10
 
 
@@ -327,7 +328,11 @@ def test_where_no_run_happens_twice_no_row_is_left_in_doubt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[None] = []
-    answer: Callable[[Endpoint], bool] = lambda _: asked.append(None) or asks_once  # noqa: E731
+
+    def answer(_: Endpoint) -> bool:
+        asked.append(None)
+        return asks_once
+
     monkeypatch.setattr(Endpoint, "asks_once", answer)
     client, path = AgentTargetClient(counting.target_uri), tmp_path / "j.db"
     client.predict_batch("instant", ["row 0"], journal=path)
