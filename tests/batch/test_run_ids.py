@@ -107,6 +107,19 @@ def test_a_row_is_asked_under_the_id_of_its_run(
     assert result[0].request_id == str(ids(path, 0, [0])[0])
 
 
+def test_what_waits_to_be_sent_again_goes_before_what_was_never_sent(tmp_path: Path) -> None:
+    """Its answer may be there already."""
+    agent, order = Agent({"row 0": [CUT]}), list[str]()
+
+    def asking(question: Any, run_id: UUID) -> AgentResponse:
+        order.append(question)
+        return agent(question, run_id)
+
+    options = BatchOptions(retries=Backoff(max_retries=2, factor=0.0, jitter=0.0), concurrency=1)
+    run(asking, Rows(["row 0", "row 1", "row 2"]), journal=tmp_path / "j.db", about=ABOUT, options=options)
+    assert order == ["row 0", "row 0", "row 1", "row 2"]
+
+
 @pytest.mark.parametrize("journals", [("a.db", "b.db"), (None, None)])
 def test_equal_rows_and_other_journals_share_no_id(journals: tuple[str | None, str | None], tmp_path: Path) -> None:
     agent = Agent({})
