@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,13 @@ class _Remembering:
         self._endpoint = endpoint
         self._memory = memory
 
-    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse:
-        return self._memory.answer(inputs, lambda: self._endpoint.query(inputs, trace))
+    def query(
+        self,
+        inputs: Any,
+        trace: TraceRequest | None = None,
+        run_id: uuid.UUID | None = None,  # noqa: ARG002 (the journal has its own)
+    ) -> AgentResponse:
+        return self._memory.answer(inputs, lambda run_id: self._endpoint.query(inputs, trace, run_id))
 
 
 def is_answer(outputs: Any) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_agent_target.endpoints.access import Access
+from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.http.options import NO_RETRIES
 from mlflow_agent_target.target.settings import Backoff
 from mlflow_agent_target.tracing import spans as tracing
@@ -67,7 +69,8 @@ class BatchScoring:
             retry_on: Errors after which a row is sent again although the agent may have run for it: for agents that may
                 safely run twice. `with_options(idempotent=True)` names every passing failure.
             rerun_in_doubt: Whether rows that were in flight when an earlier process was killed are sent again, although
-                the agent may have run for them. False leaves them "in_doubt" in the result.
+                the agent may have run for them. False leaves them "in_doubt" in the result. A DurableAgentServer is
+                asked for them in any case, under the same id, which never runs twice.
             max_failures: Nothing more is sent when so many rows have failed in this run: a number, or a share (0.05) of
                 those that have ended, which counts from 20 on. What is there is returned, and `stopped` of the result
                 says why. None for no limit.
@@ -99,7 +102,10 @@ class BatchScoring:
 
         once = replace(self._access.options, backoff=NO_RETRIES)  # the batch has a retry layer of its own
         agent = self._access.with_request_options(once).endpoint(None, endpoint)
-        query = agent.query
+
+        def query(inputs: Any, run_id: uuid.UUID) -> AgentResponse:
+            return agent.query(inputs, run_id=run_id)
+
         if tracing.is_autologging():
             query = functools.partial(tracing.query_row, agent, sends_context=self._access.sends_context)
         options = BatchOptions(
@@ -108,7 +114,7 @@ class BatchScoring:
             on_error=on_error,
             retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
             idempotent=once.idempotent,
-            rerun_in_doubt=rerun_in_doubt,
+            rerun_in_doubt=rerun_in_doubt or agent.asks_once(),
             max_failures=max_failures,
             max_tokens=max_tokens,
             price_per_million=price_per_million,

@@ -24,6 +24,7 @@ From the bottom up:
     mlflow_run.py  what an MLflow run shows of a batch
     ahead.py       rows that were read and not yet sent
     workers.py     threads that ask
+    retries.py     rows that wait to be sent again; pure
     scheduler.py   claims, sends, and records how rows end; decides nothing
     signals.py     Ctrl-C, SIGTERM, and a source of rows that blocks
     run.py         rows, journal, scheduler and result put together

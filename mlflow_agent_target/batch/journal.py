@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mlflow_agent_target.batch.sqlite import UNREADABLE, connect, unusable
 from mlflow_agent_target.errors import AgentTargetError, InvalidInputError
 
 _APPLICATION_ID = 0x61676A6C  # "agjl", so that other databases are told from journals
-_VERSION = 2
+_VERSION = 3
 _KNOWN_AT_A_TIME = 1000
 # A journal that was begun by one version of this package is gone on with by the next.
 _SCHEMA = (
@@ -33,8 +34,8 @@ _SCHEMA = (
     f"CREATE INDEX failed ON rows (position) WHERE state = '{FAILED}'",
 )
 _CLAIM = (
-    f"INSERT INTO rows ({', '.join(Claim._fields)}, state) VALUES (?, ?, ?, ?, '{CLAIMED}') "
-    "ON CONFLICT (position) DO UPDATE SET state = excluded.state, columns = excluded.columns"
+    f"INSERT INTO rows ({', '.join(Claim._fields)}, state) VALUES (?, ?, ?, ?, ?, '{CLAIMED}') "
+    "ON CONFLICT (position) DO UPDATE SET state = excluded.state, columns = excluded.columns, run = excluded.run"
 )
 _RELEASE = f"UPDATE rows SET state = '{RELEASED}' WHERE position = ?"
 _SETTLE = f"INSERT OR REPLACE INTO rows ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
@@ -112,23 +113,18 @@ class Journal:
 
     def _check_or_make(self, run: str) -> None:
         execute = self._connection.execute
-        application_id = execute("PRAGMA application_id").fetchone()[0]
-        version = execute("PRAGMA user_version").fetchone()[0]
+        application_id, version = execute("SELECT * FROM pragma_application_id, pragma_user_version").fetchone()
         if not application_id and not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            _make(self._connection, run)
-            return
-        if application_id != _APPLICATION_ID:
+            _make(self._connection, run, uuid.uuid4())
+        elif application_id != _APPLICATION_ID:
             raise InvalidInputError(
                 f"{str(self.path)!r} is a database, but no journal of a batch. Name another file as the journal."
             )
-        if version > _VERSION:
+        elif version > _VERSION:
             raise InvalidInputError(
                 f"The journal {str(self.path)!r} was written by a newer version of this package (format {version}; "
                 f"this one knows {_VERSION}). Update the package, or name another file, which asks all rows."
             )
-        if version == 1:  # it held no columns of the rows' records
-            execute(f"ALTER TABLE rows ADD COLUMN columns {COLUMNS['columns'].sql}")
-            execute(f"PRAGMA user_version = {_VERSION}")
         (earlier,) = execute("SELECT value FROM run WHERE key = 'run'").fetchone()
         if earlier != run:
             then, now = json.loads(earlier), json.loads(run)
@@ -138,6 +134,12 @@ class Journal:
             raise InvalidInputError(
                 f"The journal {str(self.path)!r} belongs to another batch: {changed}. Name another, or delete it."
             )
+        if 0 < version < _VERSION:
+            for name in ("columns", "run")[version - 1 :]:  # what versions 2 and 3 added
+                execute(f"ALTER TABLE rows ADD COLUMN {name} {COLUMNS[name].sql}")
+            _mark(self._connection, uuid.uuid4())
+        #: Of this journal alone. The ids of its rows' runs are made of it.
+        self.uuid = uuid.UUID(execute("SELECT value FROM run WHERE key = 'uuid'").fetchone()[0])
 
     def known(self) -> Iterator[Known]:
         """Yield what earlier runs left, in order. It is read in parts, so that rows may be written meanwhile."""
@@ -221,12 +223,18 @@ class Journal:
             self._connection.close()
 
 
-def _make(connection: sqlite3.Connection, run: str) -> None:
+def _make(connection: sqlite3.Connection, run: str, journal: uuid.UUID) -> None:
     """Make a journal of an empty database."""
     for statement in _SCHEMA:
         connection.execute(statement)
     connection.execute("INSERT INTO run VALUES ('run', ?)", (run,))
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    _mark(connection, journal)
+
+
+def _mark(connection: sqlite3.Connection, journal: uuid.UUID) -> None:
+    """Say which journal it is, and that it has the present format."""
+    connection.execute("INSERT INTO run VALUES ('uuid', ?)", (str(journal),))
     connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import uuid
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlflow_agent_target.batch.journal import Journal
+from mlflow_agent_target.batch.policy import may_be_going_on
 from mlflow_agent_target.batch.records import (
     OK,
     Claim,
@@ -35,11 +37,15 @@ class Memory:
         self._asking: dict[bytes, threading.Lock] = {}
         known = list(self._journal.known())
         self._answered = {row.digest: row.position for row in known if row.state == OK}
-        self._positions = {row.digest: row.position for row in known}
+        self._claims = {row.digest: Claim(row.position, row.digest, "null", run=row.run) for row in known}
         self._next = self._journal.known_until
 
-    def answer(self, asked: Any, ask: Callable[[], AgentResponse]) -> AgentResponse:
+    def answer(self, asked: Any, ask: Callable[[uuid.UUID], AgentResponse]) -> AgentResponse:
         """Return the answer that is known, or ask. Who asks the same at the same time waits for that answer.
+
+        Args:
+            asked: What is asked.
+            ask: Asks it, under the id of the agent's run.
 
         Raises:
             AgentTargetError: As `ask`. The journal records it, and the next time it is asked again.
@@ -51,18 +57,19 @@ class Memory:
             if (position := self._answered.get(key)) is not None:
                 return AgentResponse(parsed(position, self._journal.response(position)))
             with self._lock:
-                position = self._positions.setdefault(key, self._next)
-                self._next = max(self._next, position + 1)
-            claim = Claim(position, key, "null")
+                claim = self._claims.setdefault(key, Claim(self._next, key, "null"))
+                self._next = max(self._next, claim.position + 1)
             self._journal.write([], [], [claim])
             try:
-                answer = ask()
+                answer = ask(claim.run_id(self._journal.uuid))
                 outcome: Outcome = answer_outcome(claim, answer, 1)
             except Exception as error:
-                self._journal.write([error_outcome(claim, error, 1, None)], [], [])
+                if not may_be_going_on(error):  # else it stays in doubt, and is asked under the same id
+                    self._journal.write([error_outcome(claim, error, 1, None)], [], [])
+                    self._claims[key] = claim.after(error)
                 raise
             self._journal.write([outcome], [], [])
-            self._answered[key] = position
+            self._answered[key] = claim.position
             return answer
 
 

@@ -165,9 +165,11 @@ def end_of(error: BaseException) -> Ended:
     """Return what a failed request says of the endpoint."""
     if not isinstance(error, AgentTargetError):
         return NEVER_LEFT  # such as what a caller's own object raises when it is read
-    if error.retryable and not error.may_have_run:
-        retry_after = getattr(error, "retry_after", None)
-        return Ended(End.REFUSED, is_rate=isinstance(error, RateLimitError), retry_after=retry_after)
+    retry_after, is_rate = getattr(error, "retry_after", None), isinstance(error, RateLimitError)
+    # Of a run that has begun, it is the question how it stands that can be refused.
+    is_held_back = is_rate or (error.status_code == 503 and retry_after is not None)
+    if error.retryable and (not error.may_have_run or (is_held_back and may_be_going_on(error))):
+        return Ended(End.REFUSED, is_rate=is_rate, retry_after=retry_after)
     if isinstance(error, RequestTimeoutError):
         return Ended(End.LOST, timed_out=True)
     if isinstance(error, EndpointUnavailableError) and error.may_have_run:
@@ -187,6 +189,13 @@ def is_of_every_row(error: BaseException) -> bool:
     return not error.retryable and not error.may_have_run
 
 
+def may_be_going_on(error: BaseException) -> bool:
+    """Return whether a run may be going on that the same id asks for: that row is in doubt, and has not failed."""
+    if not isinstance(error, AgentTargetError) or error.invocation_id is None or not error.may_have_run:
+        return False
+    return error.retryable or is_of_every_row(error)
+
+
 @dataclass(frozen=True)
 class Decision:
     """What follows from a failed attempt.
@@ -195,17 +204,19 @@ class Decision:
         wait: Seconds until the row is sent again; None where it is not, in this run.
         is_released: Whether the row is recorded as one for which the agent has not run, so that the next run may send
             it without a doubt.
+        is_in_doubt: Whether the row stays claimed, so that the next run asks for the same run of the agent.
         ends_the_run: Whether nothing more is sent, and the error is raised.
     """
 
     wait: float | None = None
     is_released: bool = False
+    is_in_doubt: bool = False
     ends_the_run: bool = False
 
     @property
     def fails_the_row(self) -> bool:
         """Whether the error is the row's outcome."""
-        return self.wait is None and not self.is_released
+        return self.wait is None and not self.is_released and not self.is_in_doubt
 
 
 class FailurePolicy:
@@ -239,20 +250,22 @@ class FailurePolicy:
             seconds: Since the first of them.
             tries: How often the endpoint was tried in vain since it was last there.
         """
+        is_going_on = may_be_going_on(error)
+        stop = Decision(is_released=not is_going_on, is_in_doubt=is_going_on, ends_the_run=True)
         if end is End.REFUSED:
             if self._is_out_of_reach(error, now, tries):
-                return Decision(is_released=True, ends_the_run=True)
+                return stop
             most = self._options.retries.max_retries
             if most and (attempts <= most or seconds <= self._options.total_timeout):
                 # It waits for no time of its own: the limiter holds back every row.
-                return Decision(wait=0.0, is_released=True)
+                return Decision(wait=0.0, is_released=not is_going_on)
         elif is_of_every_row(error):
-            return Decision(is_released=True, ends_the_run=True)
+            return stop
         else:
             if end is End.ANSWERED:
                 self.answered()
             if end is End.LOST and self._is_out_of_reach(error, now, tries):
-                return Decision(ends_the_run=True)
+                return Decision(is_in_doubt=is_going_on, ends_the_run=True)
             if (wait := self._wait(error, attempts, seconds)) is not None:
                 return Decision(wait)
         return Decision(ends_the_run=self._options.on_error == "raise")
@@ -277,6 +290,7 @@ class FailurePolicy:
             error,
             attempt=attempts,
             remaining=options.total_timeout - seconds,
-            idempotent=is_named or options.idempotent,
+            # Under the id of its run it is always safe to ask again.
+            idempotent=is_named or options.idempotent or error.invocation_id is not None,
             random=random.random(),  # noqa: S311 (spreads the waits, guards nothing)
         )

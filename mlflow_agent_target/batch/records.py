@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from mlflow_agent_target.errors import AgentTargetError, InvalidResponseError
+from mlflow_agent_target.errors import AgentError, AgentTargetError, InvalidResponseError
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.text import plain
 
@@ -52,6 +53,7 @@ class Outcome(NamedTuple):
     digest: Annotated[bytes, Column("BLOB NOT NULL")]
     id: Annotated[str, Column("TEXT NOT NULL", "string", is_json=True)]
     columns: Annotated[str | None, Column("TEXT")]
+    run: Annotated[int, Column("INTEGER NOT NULL DEFAULT 0")]  # the number of the agent's run that is asked for next
     state: Annotated[str, Column("TEXT NOT NULL", "string", shown_as="status")]
     response: Annotated[str | None, Column("TEXT", "string", is_json=True)] = None
     output_text: _Text = None
@@ -81,6 +83,23 @@ class Claim(NamedTuple):
     digest: bytes
     id: str
     columns: str | None = None
+    run: int = 0
+
+    def run_id(self, journal: uuid.UUID) -> uuid.UUID:
+        """Return the id of the agent's run for this row: the same in every process, and no other run's.
+
+        Args:
+            journal: That of the journal. Were it made of the row's content, another batch would get this one's answers.
+        """
+        return uuid.uuid5(journal, f"{self.position}:{self.run}")
+
+    def after(self, error: BaseException) -> Claim:
+        """Return the claim under which the row is asked after an error: of another run, where that one is over.
+
+        A run that may be going on, or whose end is not known, is asked for under the same id.
+        """
+        is_over = isinstance(error, (AgentError, InvalidResponseError)) and error.invocation_id and not error.retryable
+        return self._replace(run=self.run + 1) if is_over else self
 
 
 class Known(NamedTuple):
@@ -90,6 +109,7 @@ class Known(NamedTuple):
     digest: bytes
     id: str
     state: str
+    run: int
 
 
 def row_claim(position: int, id_: Any, inputs: Any, columns: Mapping[str, Any] | None) -> tuple[Claim, int]:
@@ -136,7 +156,7 @@ def answer_outcome(claim: Claim, answer: AgentResponse, attempts: int) -> Outcom
 def error_outcome(claim: Claim, error: BaseException, attempts: int, seconds: float | None) -> Outcome:
     """Return what is recorded of a failure."""
     return Outcome(
-        *claim,
+        *claim.after(error),
         FAILED,
         error=type(error).__name__,
         error_message=_storable(str(error)),
@@ -226,6 +246,8 @@ def _said(value: Any) -> str:
 
 def _request_id(ended: AgentResponse | BaseException) -> str | None:
     request_id = getattr(ended, "request_id", None)
+    if request_id is None and isinstance(ended, AgentTargetError):
+        request_id = ended.invocation_id  # with which the run can be picked up
     return None if request_id is None else _storable(str(request_id))
 
 

@@ -133,6 +133,7 @@ def _to_send(rows: Iterable[Row], record: Journal, tally: Tally, options: BatchO
                     "the ids from the same column as then (id_column). Another journal would ask all rows again."
                 )
             is_sent = options.sends_again(ahead.state)
+            claim = claim._replace(run=ahead.run)
             ahead = next(known, None)
             if not is_sent:
                 tally.earlier += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,16 +17,17 @@ _LOSES = "Rows that it lacks would be asked again."
 _ROWS_AT_A_TIME = 256
 _LAST = 1 << 40  # no batch has as many rows
 _STATES = {OK, FAILED, IN_DOUBT, CLAIMED, RELEASED}
+_IN_EARLIER_VERSIONS = {"run": "0"}
 _TYPES = tuple(get_type_hints(Outcome).values())
 
 
-def salvage(source: sqlite3.Connection, path: Path, make: Callable[[sqlite3.Connection, str], None]) -> str:
+def salvage(source: sqlite3.Connection, path: Path, make: Callable[[sqlite3.Connection, str, uuid.UUID], None]) -> str:
     """Save the rows of a damaged journal that can be read in a new one beside it, and leave the journal as it is.
 
     Args:
         source: The journal.
         path: Its file.
-        make: Makes a new journal of an empty database, that belongs to a run.
+        make: Makes a new journal of an empty database, that belongs to a run, with this UUID.
 
     Returns:
         What to do now.
@@ -37,7 +39,8 @@ def salvage(source: sqlite3.Connection, path: Path, make: Callable[[sqlite3.Conn
     with contextlib.suppress(*UNREADABLE, OSError), contextlib.closing(connect(saved)) as target:
         source.execute("PRAGMA writable_schema = ON")  # else SQLite reads nothing of a file that was cut off
         target.execute("BEGIN")
-        make(target, *source.execute("SELECT value FROM run WHERE key = 'run'").fetchone())
+        (run,) = source.execute("SELECT value FROM run WHERE key = 'run'").fetchone()
+        make(target, run, _uuid(source))
         target.executemany(f"INSERT INTO rows VALUES ({', '.join('?' * len(COLUMNS))})", _rows(source))
         found = target.execute("SELECT count(*) FROM rows").fetchone()[0]
         target.execute("COMMIT")
@@ -48,10 +51,18 @@ def salvage(source: sqlite3.Connection, path: Path, make: Callable[[sqlite3.Conn
     return f"{count} rows could be read, and are saved in {str(saved)!r}: give that as the journal. {_LOSES}"
 
 
+def _uuid(source: sqlite3.Connection) -> uuid.UUID:
+    """Return the journal's UUID, so that what is in doubt is asked under the same ids; another where it has none."""
+    with contextlib.suppress(*UNREADABLE):
+        return uuid.UUID(source.execute("SELECT value FROM run WHERE key = 'uuid'").fetchone()[0])
+    return uuid.uuid4()
+
+
 def _rows(source: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     """Yield the rows that can be read, in order. A page that is damaged takes those with it that are on it."""
     names = {name for _, name, *_ in source.execute("PRAGMA table_info(rows)")}
-    select = f"SELECT {', '.join(name if name in names else 'NULL' for name in COLUMNS)} FROM rows WHERE position >= ?"
+    values = (name if name in names else _IN_EARLIER_VERSIONS.get(name, "NULL") for name in COLUMNS)
+    select = f"SELECT {', '.join(values)} FROM rows WHERE position >= ?"
 
     def read(start: int, count: int) -> list[tuple[Any, ...]] | None:
         try:

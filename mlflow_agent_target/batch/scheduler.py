@@ -8,8 +8,6 @@ next: the faster a batch goes, the more rows share a transaction.
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import logging
 import math
 import queue
@@ -23,6 +21,7 @@ from mlflow_agent_target.batch.limiter import Limiter
 from mlflow_agent_target.batch.policy import ANSWERED, NEVER_LEFT, BatchOptions, End, FailurePolicy, end_of
 from mlflow_agent_target.batch.progress import Progress, Tally
 from mlflow_agent_target.batch.records import Outcome, error_outcome
+from mlflow_agent_target.batch.retries import Retries
 from mlflow_agent_target.batch.workers import Query, Task, Workers, start
 from mlflow_agent_target.errors import AgentTargetError
 
@@ -73,15 +72,13 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="agent-target-batch", daemon=True)
         # What the scheduler's thread waits for: a task that has ended, or None to look around.
         self._events: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
-        self._workers = Workers(query, self._events.put)
+        self._workers = Workers(query, journal.uuid, self._events.put)
         self._ready: ReadAhead[Task] = ReadAhead(2 * options.ceiling + 64, lambda: self._events.put(None))
         self._on_stop = on_stop
         self._deadline = math.inf  # when it ends, whatever is in flight
         self._to_tell: str | None = None  # what is logged next: a signal's handler must not
         self._all_read = self._stopping = self._abandoned = False
-        # Rows that are sent again: when, a number that tells equal times apart, which, and why.
-        self._retries: list[tuple[float, int, Task, BaseException]] = []
-        self._number = itertools.count()
+        self._retries = Retries()
         # What the next transaction writes, and what could not be written by one that failed.
         self._settled: list[Outcome] = []
         self._released: list[int] = []
@@ -189,7 +186,7 @@ class Scheduler:
             return None if self._deadline == math.inf else max(self._deadline - now, 0.0)
         delay = self._limiter.delay(now)
         if not self._ready:
-            delay = max(delay, self._retries[0][0] - now if self._retries else math.inf)
+            delay = max(delay, self._retries.due - now)
         return None if delay == math.inf else max(delay, 0.0)
 
     def _answered(self, task: Task, outcome: Outcome, now: float) -> None:
@@ -219,7 +216,7 @@ class Scheduler:
             self._settle(error_outcome(task.claim, error, sent, now - task.sent_at))
         if decision.wait is not None:
             _logger.debug("Row %d: attempt %d failed: %s", task.claim.position, task.attempts, error)
-            heapq.heappush(self._retries, (now + decision.wait, next(self._number), task, error))
+            self._retries.put(now + decision.wait, task, error)
         if decision.ends_the_run:
             self._fail(error)
 
@@ -283,16 +280,12 @@ class Scheduler:
         return False
 
     def _next_task(self, now: float) -> Task | None:
-        if self._retries and self._retries[0][0] <= now:
-            return heapq.heappop(self._retries)[2]
-        return self._ready.take()
+        return self._retries.take(now) or self._ready.take()
 
     def _settle_the_rest(self) -> None:
-        """Record rows that waited to be sent again as failed, if the agent may have run for them."""
-        for _, _, task, error in self._retries:
-            if end_of(error).kind is not End.REFUSED:
-                self._settle(error_outcome(task.claim, error, task.attempts, None))
-        self._retries = []
+        """Record what is known of rows that waited to be sent again, and what could not be written."""
+        for outcome in self._retries.give_up():
+            self._settle(outcome)
         # There may be room on the disk again.
         self._settled += self._unwritten
         self._released += self._unreleased

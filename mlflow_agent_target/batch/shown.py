@@ -34,7 +34,8 @@ class BatchRow:
         seconds: How long the last attempt took.
         columns: The columns of its record that the result carries, by name; None where it carries none.
         usage: The answer's tokens (`input_tokens`, `output_tokens`, `total_tokens`); None where they are not counted.
-        request_id: The platform's id of the request; None where it gave none.
+        request_id: The platform's id of the request; where it gave none, that of a failed row's run on a
+            DurableAgentServer; else None.
     """
 
     index: int

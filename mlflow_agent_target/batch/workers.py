@@ -6,6 +6,7 @@ import contextvars
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from mlflow_agent_target.batch.records import Claim, Outcome, answer_outcome
 from mlflow_agent_target.errors import AgentTargetError
 from mlflow_agent_target.formats.answers import AgentResponse
 
-Query = Callable[[Any], AgentResponse]
+# Asks the endpoint once, for one row, under the id of the agent's run for it.
+Query = Callable[[Any, uuid.UUID], AgentResponse]
 
 
 class Task:
@@ -42,11 +44,15 @@ class Workers:
 
     Args:
         query: Asks the endpoint once, for one row.
+        journal: The UUID of the journal, of which ids are made.
         ended: Told of each task how it ended, and when; any thread calls it.
     """
 
-    def __init__(self, query: Query, ended: Callable[[tuple[Task, Outcome | BaseException, float]], None]) -> None:
+    def __init__(
+        self, query: Query, journal: uuid.UUID, ended: Callable[[tuple[Task, Outcome | BaseException, float]], None]
+    ) -> None:
         self._query = query
+        self._journal = journal
         self._ended = ended
         self._context = contextvars.copy_context()  # the caller's: logins on behalf of a user lie there
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # tasks, or None for the end
@@ -82,7 +88,10 @@ class Workers:
             try:
                 if isinstance(task.inputs, Exception):
                     raise task.inputs
-                ended: Outcome | BaseException = answer_outcome(task.claim, self._query(task.inputs), task.attempts)
+                run_id = task.claim.run_id(self._journal)
+                ended: Outcome | BaseException = answer_outcome(
+                    task.claim, self._query(task.inputs, run_id), task.attempts
+                )
             except BaseException as error:  # whatever it is: a task that never ends would be waited for for ever
                 ended = error
             self._ended((task, ended, time.monotonic()))

@@ -12,8 +12,7 @@ from mlflow_agent_target.formats.responses import ResponsesAgent
 
 # Of two interfaces that something could belong to, the first is taken. ChatAgent comes before ChatCompletions because
 # its messages can say less: what fits a ChatAgent fits both.
-# A DurableAgentServer's answers hold those of the agent, so it is looked for first.
-INTERFACES: tuple[type[Interface], ...] = (DurableAgentServer, ResponsesAgent, ChatAgent, ChatCompletions)
+INTERFACES: tuple[type[Interface], ...] = (ResponsesAgent, ChatAgent, ChatCompletions, DurableAgentServer)
 
 
 def interface_for_task(task: Any) -> type[Interface] | None:
@@ -23,6 +22,8 @@ def interface_for_task(task: Any) -> type[Interface] | None:
 
 def interface_of_answer(answer: Answer) -> type[Interface] | None:
     """Return the interface that a whole answer is written in, or None when it is in none."""
+    if DurableAgentServer.holds(answer):  # what its record holds may look like an answer of any
+        return DurableAgentServer
     return next((interface for interface in INTERFACES if interface.holds(answer)), None)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -58,7 +59,9 @@ class Queryable(Protocol):
 
     name: str | None
 
-    def query(self, inputs: Any, trace: TraceRequest | None = None) -> AgentResponse: ...
+    def query(
+        self, inputs: Any, trace: TraceRequest | None = None, run_id: uuid.UUID | None = None
+    ) -> AgentResponse: ...
     def stream(self, inputs: Any, trace: TraceRequest | None = None) -> AgentStream: ...
 
 
@@ -69,6 +72,7 @@ def query(
     sends_context: bool,
     prepare: Callable[[Any], Any] = lambda inputs: inputs,
     session: str | None = None,
+    run_id: uuid.UUID | None = None,
 ) -> AgentResponse:
     """Query an endpoint in a span of its own, which ends with the call.
 
@@ -78,6 +82,7 @@ def query(
         sends_context: Whether the server is told of the trace, so that it can add the agent's spans to it.
         prepare: Makes the request from the inputs.
         session: The id of the conversation that the trace belongs to; None for none.
+        run_id: The id of the agent's run, where the endpoint takes one; None for a fresh one.
 
     Raises:
         AgentTargetError: As `Endpoint.query`. The span records it.
@@ -91,7 +96,7 @@ def query(
             call.belongs_to(session)
         if sends_context:
             call.request.headers = {**call.context(), **_RETURN_ID}
-        response = endpoint.query(prepare(inputs), call.request)
+        response = endpoint.query(prepare(inputs), call.request, run_id)
     except BaseException as error:
         call.leave(error)
         if isinstance(error, AgentTargetError) and not isinstance(error, RateLimitError) and is_evaluated():
@@ -110,7 +115,7 @@ def _no_rate_limit(message: str) -> str:
     return re.sub("429|rate limit", lambda found: f"{found[0][0]}\N{WORD JOINER}{found[0][1:]}", message, flags=re.I)
 
 
-def query_row(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> AgentResponse:
+def query_row(endpoint: Queryable, inputs: Any, run_id: uuid.UUID, *, sends_context: bool) -> AgentResponse:
     """Query an endpoint for a row of a batch, in a trace of its own: within the caller's, a million would be too many.
 
     MLflow keeps the agent's trace, so that the answer is without it, unless the caller asked for it.
@@ -119,7 +124,7 @@ def query_row(endpoint: Queryable, inputs: Any, *, sends_context: bool) -> Agent
         AgentTargetError: As `Endpoint.query`. The span records it.
     """
     with no_active_span():
-        answer = query(endpoint, inputs, sends_context=sends_context)
+        answer = query(endpoint, inputs, sends_context=sends_context, run_id=run_id)
     is_asked_for = isinstance(inputs, Mapping) and "databricks_options" in inputs
     return answer if is_asked_for else answer.without("databricks_output")
 

@@ -94,7 +94,7 @@ def test_what_was_answered_is_recorded_though_the_disk_is_full(small_disk: Path)
     journal = Journal(path, {})
     journal.write([], [], [Claim(n, b"d", "null") for n in range(8)])
     (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free))
-    answers = [Outcome(n, b"d", "null", None, OK, "x" * 100_000) for n in range(8)]
+    answers = [Outcome(n, b"d", "null", None, 0, OK, "x" * 100_000) for n in range(8)]
     with pytest.raises(AgentTargetError, match=r"can't be written.*Make room, and run the same again"):
         journal.write(answers, [], [Claim(9, b"d", "null")])
     journal.close()
@@ -111,7 +111,7 @@ def test_a_disk_that_is_small_is_not_filled(small_disk: Path) -> None:
 def test_a_disk_that_is_nearly_full_has_room_for_a_small_batch(small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 1_000_000))
     journal = Journal(small_disk / "j.db", {})
-    journal.write([Outcome(0, b"d", "null", None, OK, "{}")], [], [])
+    journal.write([Outcome(0, b"d", "null", None, 0, OK, "{}")], [], [])
     journal.close()
     assert Reader(small_disk / "j.db").select("SELECT state FROM rows") == [("ok",)]
 

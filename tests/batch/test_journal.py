@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mlflow_agent_target.batch import journal as journal_module
 from mlflow_agent_target.batch.journal import Journal, Reader, delete, discard
 from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, RELEASED, Claim, Outcome
 from mlflow_agent_target.batch.sqlite import unusable
+from tests.batch.old_journals import VERSION_3, make_old
 
 ABOUT = {"endpoint": "a", "target": "http://127.0.0.1:1"}
 
@@ -57,49 +58,74 @@ def test_it_knows_what_was_written(tmp_path: Path) -> None:
     again.close()
 
 
-VERSION_1 = """CREATE TABLE rows (
-    position INTEGER PRIMARY KEY,
-    digest BLOB NOT NULL,
-    id TEXT NOT NULL,
-    state TEXT NOT NULL,
-    response TEXT,
-    output_text TEXT,
-    error TEXT,
-    error_message TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    seconds REAL,
-    input_tokens INTEGER,
-    output_tokens INTEGER,
-    total_tokens INTEGER,
-    request_id TEXT
-)"""
-
-
-def test_the_format_is_that_of_version_2(tmp_path: Path) -> None:
+def test_the_format_is_that_of_version_3(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     Journal(path, ABOUT).close()
     made = Reader(path).select("SELECT sql FROM sqlite_master")
-    version_2 = VERSION_1.replace("    state", "    columns TEXT,\n    state")
-    assert [sql for (sql,) in made if sql.startswith("CREATE TABLE rows")] == [version_2]
-    assert Reader(path).select("PRAGMA user_version") == [(2,)]
+    assert [sql for (sql,) in made if sql.startswith("CREATE TABLE rows")] == [VERSION_3]
+    assert Reader(path).select("PRAGMA user_version") == [(3,)]
     assert Reader(path).select("PRAGMA application_id") == [(int.from_bytes(b"agjl", "big"),)]
 
 
-def test_a_journal_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_an_earlier_version_is_gone_on_with(version: int, tmp_path: Path) -> None:
     path = tmp_path / "j.db"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
-        connection.execute(VERSION_1)
-        connection.execute("INSERT INTO run VALUES ('run', ?)", (json.dumps(ABOUT, sort_keys=True),))
-        connection.execute("INSERT INTO rows (position, digest, id, state) VALUES (0, ?, 'null', 'ok')", (b"d",))
-        connection.execute(f"PRAGMA application_id = {int.from_bytes(b'agjl', 'big')}")
-        connection.execute("PRAGMA user_version = 1")
-        connection.commit()
+    make_old(path, version, ABOUT, [(0, b"d", OK, "t"), (1, b"e", FAILED, ""), (2, b"f", "claimed", "")])
     journal = Journal(path, ABOUT)
-    assert [(known.position, known.id, known.state) for known in journal.known()] == [(0, "null", "ok")]
-    journal.write([Outcome(1, b"e", "7", '{"a": 1}', OK)], [], [])
+    known = [(0, b"d", "null", OK, 0), (1, b"e", "null", FAILED, 0), (2, b"f", "null", IN_DOUBT, 0)]
+    assert list(journal.known()) == known
+    journal.write([Outcome(3, b"g", "7", '{"a": 1}', 4, OK)], [], [Claim(1, b"e", "null", run=1)])
+    its_uuid = journal.uuid
     journal.close()
-    assert Reader(path).select("SELECT position, columns FROM rows") == [(0, None), (1, '{"a": 1}')]
+    assert Reader(path).select("SELECT position, columns, run, output_text FROM rows") == [
+        *((0, None, 0, "t"), (1, None, 1, ""), (2, None, 0, ""), (3, '{"a": 1}', 4, None)),
+    ]
+    again = Journal(path, ABOUT)
+    assert again.uuid == its_uuid
+    again.close()
+    assert Reader(path).select("PRAGMA user_version") == [(3,)]
+
+
+def test_each_journal_has_a_uuid_of_its_own_for_ever(tmp_path: Path) -> None:
+    def uuid_of(name: str, durable: bool = True) -> uuid.UUID:
+        journal = Journal(tmp_path / name, ABOUT, durable=durable)
+        journal.close()
+        return journal.uuid
+
+    for version in (1, 2):
+        make_old(tmp_path / f"old{version}", version, ABOUT, [])
+    names = ["a", "b", "old1", "old2"]
+    found = [uuid_of(name) for name in names]
+    assert [uuid_of(name) for name in names] == found
+    assert len({*found, uuid_of("c", durable=False), uuid_of("d", durable=False)}) == 6
+    discard(tmp_path / "a")
+    assert uuid_of("a") != found[0]  # begun anew, it asks anew
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM run", "UPDATE run SET value = 'x'", "UPDATE run SET value = 7"])
+def test_a_journal_that_lost_its_uuid_is_damaged(change: str, tmp_path: Path) -> None:
+    """Under another one, the agent would run again for what is in doubt."""
+    path = tmp_path / "j.db"
+    Journal(path, ABOUT).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"{change} WHERE key = 'uuid'")
+        connection.commit()
+    with pytest.raises(InvalidInputError, match="is damaged"):
+        Journal(path, ABOUT)
+
+
+def test_the_number_of_a_rows_run_is_that_of_its_last_claim(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    journal = Journal(path, ABOUT)
+    journal.write([settle(n, FAILED)._replace(run=5) for n in range(4)], [], [claim(4)])
+    journal.write([], [], [claim(n)._replace(run=6) for n in range(1, 4)])
+    journal.write([settle(3, FAILED)._replace(run=6)], [2], [])
+    journal.close()
+    again = Journal(path, ABOUT)
+    assert [(known.state, known.run) for known in again.known()] == [
+        *((FAILED, 5), (IN_DOUBT, 6), (RELEASED, 6), (FAILED, 6), (IN_DOUBT, 0)),
+    ]
+    again.close()
 
 
 def damaged(whole: bytes, seed: int) -> bytes:
@@ -116,7 +142,7 @@ def test_a_damaged_journal_is_an_error_in_words_or_still_read(tmp_path: Path) ->
     """Whatever happened to it."""
     path = tmp_path / "j.db"
     journal = Journal(path, ABOUT)
-    rows = [Outcome(n, b"d" * 16, f'"{n}"', '{"a": 1}', OK, '{"output": []}', "t", seconds=0.5) for n in range(300)]
+    rows = [Outcome(n, b"d" * 16, f'"{n}"', '{"a": 1}', 0, OK, '{"output": []}', "t", seconds=0.5) for n in range(300)]
     journal.write(rows, [], [])
     journal.close()
     whole = path.read_bytes()
@@ -129,7 +155,7 @@ def test_a_damaged_journal_is_an_error_in_words_or_still_read(tmp_path: Path) ->
             journal = Journal(path, ABOUT)
             try:
                 list(journal.known())
-                journal.write([Outcome(400, b"d", "1", None, OK)], [], [])
+                journal.write([Outcome(400, b"d", "1", None, 0, OK)], [], [])
             finally:
                 journal.close()
             result = BatchResult(path)
@@ -146,7 +172,7 @@ def test_rows_without_an_order_are_damage_and_no_loop(tmp_path: Path, monkeypatc
     journal = Journal(tmp_path / "j.db", ABOUT)
     journal.write([settle(0), settle(1)], [], [])
     journal.known_until = 2
-    monkeypatch.setattr(journal_module, "_KNOWN", "SELECT 0, digest, id, state FROM rows WHERE ? < ? LIMIT ?")
+    monkeypatch.setattr(journal_module, "_KNOWN", "SELECT 0, digest, id, state, run FROM rows WHERE ? < ? LIMIT ?")
     with pytest.raises(InvalidInputError, match=r"is damaged \(its rows have no order\)"):
         list(journal.known())
     journal.close()
@@ -207,11 +233,16 @@ def other_endpoint(path: Path) -> None:
     Journal(path, {**ABOUT, "endpoint": "b"}).close()
 
 
+def other_endpoint_then(path: Path) -> None:
+    make_old(path, 1, {**ABOUT, "endpoint": "b"}, [(0, b"d", "claimed", "")])
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "text": (text_file, "is no journal"),
     "another database": (other_database, "no journal of a batch"),
-    "a newer version": (newer_version, r"newer version of this package \(format 99; this one knows 2\)"),
+    "a newer version": (newer_version, r"newer version of this package \(format 99; this one knows 3\)"),
     "another endpoint": (other_endpoint, "belongs to another batch: endpoint 'b', not 'a'"),
+    "another endpoint, in an earlier version": (other_endpoint_then, "belongs to another batch: endpoint 'b', not 'a'"),
     "a folder": (Path.mkdir, "can't be opened"),
     "no folder": (lambda path: path.parent.rmdir(), "can't be opened"),
 }
@@ -329,20 +360,23 @@ class AnyOrder(RuleBasedStateMachine):
         self._number = 0
         self._path = Path(self._folder.name) / "0.db"
         self._journal = Journal(self._path, ABOUT)
-        self._expected: dict[int, str] = {}
+        self._expected: dict[int, tuple[str, int]] = {}  # the state, and the number of the run
 
     @rule(
-        claimed=st.sets(st.integers(0, 12)),
-        settled=st.dictionaries(st.integers(0, 12), st.sampled_from([OK, FAILED])),
+        claimed=st.dictionaries(st.integers(0, 12), st.integers(0, 3)),
+        settled=st.dictionaries(st.integers(0, 12), st.tuples(st.sampled_from([OK, FAILED]), st.integers(0, 3))),
         released=st.sets(st.integers(0, 12)),
     )
-    def write(self, claimed: set[int], settled: dict[int, str], released: set[int]) -> None:
-        released = {position for position in released if self._expected.get(position) == "claimed"} - settled.keys()
-        claimed = claimed - settled.keys()
+    def write(self, claimed: dict[int, int], settled: dict[int, tuple[str, int]], released: set[int]) -> None:
+        runs = {position: run for position, (state, run) in self._expected.items() if state == "claimed"}
+        freed = {position: (RELEASED, runs[position]) for position in (runs.keys() & released) - settled.keys()}
+        claimed = {position: run for position, run in claimed.items() if position not in settled}
         self._journal.write(
-            [settle(*item) for item in settled.items()], sorted(released), [claim(position) for position in claimed]
+            [settle(position, state)._replace(run=run) for position, (state, run) in settled.items()],
+            sorted(freed),
+            [claim(position)._replace(run=run) for position, run in claimed.items()],
         )
-        self._expected |= settled | dict.fromkeys(released, RELEASED) | dict.fromkeys(claimed, "claimed")
+        self._expected |= settled | freed | {position: ("claimed", run) for position, run in claimed.items()}
 
     @rule()
     def close(self) -> None:
@@ -362,12 +396,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _open(self) -> None:
         self._journal = Journal(self._path, ABOUT)
-        self._expected = {p: IN_DOUBT if state == "claimed" else state for p, state in self._expected.items()}
+        for position, (state, run) in self._expected.items():
+            self._expected[position] = IN_DOUBT if state == "claimed" else state, run
 
     @invariant()
     def holds_what_was_written(self) -> None:
         self._journal.known_until = max(self._expected, default=-1) + 1
-        assert {known.position: known.state for known in self._journal.known()} == self._expected
+        assert {known.position: (known.state, known.run) for known in self._journal.known()} == self._expected
 
     def teardown(self) -> None:
         self._journal.close()

@@ -27,6 +27,7 @@ from mlflow_agent_target.batch.policy import (
     FailurePolicy,
     end_of,
     is_of_every_row,
+    may_be_going_on,
 )
 from mlflow_agent_target.batch.records import CLAIMED, FAILED, IN_DOUBT, OK, RELEASED
 from mlflow_agent_target.target.settings import Backoff
@@ -166,6 +167,112 @@ def test_what_an_end_says(error: BaseException, ended: Ended, is_of_all: bool) -
     assert decision.fails_the_row == (ended.kind is not REFUSED and not is_of_all)
 
 
+ID: dict[str, Any] = {"invocation_id": "5b403556-777c-54ce-bbf6-46cbdc15036d", "attempts": 1}
+BEGUN: dict[str, Any] = {**ID, "may_have_run": True}
+WAIT = 7.5
+# Of a call to a DurableAgentServer: an error, how its request ended, and what follows for the row and for the run.
+OF_RUNS: dict[str, tuple[AgentTargetError, Ended, Decision]] = {
+    "refused before it began": (
+        RateLimitError("429", status_code=429, **ID),
+        Ended(REFUSED, is_rate=True),
+        Decision(wait=0.0, is_released=True),
+    ),
+    "refused while it may be going on": (
+        RateLimitError("429", status_code=429, retry_after=WAIT, **BEGUN),
+        Ended(REFUSED, is_rate=True, retry_after=WAIT),
+        Decision(wait=0.0),
+    ),
+    "refused for no stated time": (
+        RateLimitError("429", status_code=429, **BEGUN),
+        Ended(REFUSED, is_rate=True),
+        Decision(wait=0.0),
+    ),
+    "its server says when it is there again": (
+        EndpointUnavailableError("503", status_code=503, retry_after=WAIT, **BEGUN),
+        Ended(REFUSED, retry_after=WAIT),
+        Decision(wait=0.0),
+    ),
+    "its server does not say so": (
+        EndpointUnavailableError("503", status_code=503, **BEGUN),
+        Ended(LOST),
+        Decision(wait=1.0),
+    ),
+    "a gateway in between": (
+        EndpointUnavailableError("502", status_code=502, retry_after=WAIT, **BEGUN),
+        Ended(LOST),
+        Decision(wait=WAIT),
+    ),
+    "cut off": (EndpointUnavailableError("reset", **BEGUN), Ended(LOST), Decision(wait=1.0)),
+    "no answer in time": (RequestTimeoutError("slow", **BEGUN), Ended(LOST, timed_out=True), Decision(wait=1.0)),
+    "an answer in between that passes": (
+        AgentError("500", status_code=500, retryable=True, **BEGUN),
+        Ended(ANSWERED, is_doubtful=True),
+        Decision(wait=1.0),
+    ),
+    "it failed": (AgentError("failed", **BEGUN), Ended(ANSWERED), Decision()),
+    "it was forgotten": (InvalidResponseError("404", status_code=404, **BEGUN), Ended(ANSWERED), Decision()),
+    "its tool lacked a permission": (
+        AgentError("403", status_code=403, body={"error": {"code": "MCP_PERMISSION_DENIED"}}, **BEGUN),
+        Ended(ANSWERED),
+        Decision(),
+    ),
+    "its user is not logged in to a tool": (
+        AgentError("401", status_code=401, body={"error": {"code": "MCP_AUTHORIZATION_REQUIRED"}}, **BEGUN),
+        Ended(ANSWERED),
+        Decision(),
+    ),
+    "the login ended meanwhile": (
+        AuthenticationError("401", status_code=401, **BEGUN),
+        Ended(ANSWERED),
+        Decision(is_in_doubt=True, ends_the_run=True),
+    ),
+    "no login before it began": (
+        AuthenticationError("401", status_code=401, **ID),
+        Ended(ANSWERED),
+        Decision(is_released=True, ends_the_run=True),
+    ),
+    # Without an id of ours nothing says that asking again is safe.
+    "a 429 of which nobody knows": (
+        RateLimitError("429", status_code=429, may_have_run=True, attempts=1),
+        Ended(ANSWERED),
+        Decision(),
+    ),
+    "a 503 of which nobody knows": (
+        EndpointUnavailableError("503", status_code=503, retry_after=WAIT, may_have_run=True, attempts=1),
+        Ended(LOST),
+        Decision(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "ended", "decision"), OF_RUNS.values(), ids=OF_RUNS)
+def test_what_an_end_says_of_a_run_that_goes_on(error: AgentTargetError, ended: Ended, decision: Decision) -> None:
+    assert end_of(error) == ended
+    assert failed(error) == decision
+    stays_in_doubt = error.invocation_id is not None and error.may_have_run and decision != Decision()
+    assert may_be_going_on(error) == stays_in_doubt
+    assert decision.fails_the_row == (decision == Decision())
+
+
+@pytest.mark.parametrize(
+    ("error", "decision"),
+    [
+        (RateLimitError("429", **BEGUN), Decision(is_in_doubt=True, ends_the_run=True)),
+        (RateLimitError("429", **ID), Decision(is_released=True, ends_the_run=True)),
+        (EndpointUnavailableError("reset", **BEGUN), Decision(is_in_doubt=True, ends_the_run=True)),
+    ],
+)
+def test_a_server_that_is_gone_for_long_fails_no_row_whose_run_may_go_on(error: Exception, decision: Decision) -> None:
+    policy = FailurePolicy(BatchOptions(total_timeout=600.0, on_error="raise"))
+    ask(policy, error, 0.0)
+    assert ask(policy, error, 600.1) == decision
+    assert not decision.fails_the_row
+
+
+def test_an_error_of_none_of_ours_is_of_no_run() -> None:
+    assert not may_be_going_on(ValueError("?"))
+
+
 FAST = Backoff(max_retries=2, factor=1.0, jitter=0.0)
 RETRIED = Decision(wait=1.0)
 HELD_BACK = Decision(wait=0.0, is_released=True)
@@ -186,6 +293,7 @@ def failed(
 
 
 BOOM, SLOW, BUSY = AgentError("boom", attempts=1), RequestTimeoutError("slow"), RateLimitError("429")
+BUSY_RUN, LOST_RUN = RequestTimeoutError("slow", **BEGUN), AgentError("failed", **BEGUN)
 NOBODY = EndpointUnavailableError("refused", unreachable=True)
 DECISIONS: dict[str, tuple[BaseException, dict[str, Any], Decision]] = {
     "an agent that fails is not run again": (BOOM, {}, THE_ROW_FAILED),
@@ -219,6 +327,11 @@ DECISIONS: dict[str, tuple[BaseException, dict[str, Any], Decision]] = {
     "which may be a moment's": (NOBODY, {"tries": 2}, HELD_BACK),
     "an address where somebody is busy": (EndpointUnavailableError("503"), {"tries": 3}, HELD_BACK),
     "an address that refuses too many": (BUSY, {"tries": 3}, HELD_BACK),
+    "a run is asked for again so often": (BUSY_RUN, {"attempts": 2}, Decision(wait=2.0)),
+    "and no more": (BUSY_RUN, {"attempts": 3}, THE_ROW_FAILED),
+    "and within the time": (BUSY_RUN, {"seconds": 599.5}, THE_ROW_FAILED),
+    "a run that failed is run anew where its error is named": (LOST_RUN, {"retry_on": (AgentError,)}, RETRIED),
+    "but not because running twice is safe": (LOST_RUN, {"idempotent": True}, THE_ROW_FAILED),
     "what every row would share": (AuthenticationError("401"), {"retry_on": (AuthenticationError,)}, THE_RUN_ENDS),
 }
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from mlflow_agent_target import AgentError, AgentResponse, InvalidInputError, InvalidResponseError
+from mlflow_agent_target import (
+    AgentError,
+    AgentResponse,
+    AuthenticationError,
+    EndpointUnavailableError,
+    InvalidInputError,
+    InvalidResponseError,
+    RequestTimeoutError,
+)
 from mlflow_agent_target.batch.records import (
     CLAIMED,
     COLUMNS,
@@ -33,14 +42,14 @@ CLAIM = Claim(7, b"d" * 16, '"a"')
 
 def test_the_columns_are_an_outcomes_fields() -> None:
     assert tuple(COLUMNS) == Outcome._fields
-    assert Outcome._fields[:4] == Claim._fields
+    assert Outcome._fields[:5] == Claim._fields
     assert TOKENS == ("input_tokens", "output_tokens", "total_tokens")
 
 
-def test_the_journal_has_them_as_it_always_had() -> None:
+def test_the_journal_has_them_as_earlier_versions_had() -> None:
     assert [f"{name} {column.sql}" for name, column in COLUMNS.items()] == [
         *("position INTEGER PRIMARY KEY", "digest BLOB NOT NULL", "id TEXT NOT NULL", "columns TEXT"),
-        "state TEXT NOT NULL",
+        *("run INTEGER NOT NULL DEFAULT 0", "state TEXT NOT NULL"),
         *("response TEXT", "output_text TEXT", "error TEXT", "error_message TEXT"),
         *("attempts INTEGER NOT NULL DEFAULT 0", "seconds REAL"),
         *("input_tokens INTEGER", "output_tokens INTEGER", "total_tokens INTEGER", "request_id TEXT"),
@@ -51,8 +60,8 @@ def test_states_are_what_journals_of_earlier_versions_hold() -> None:
     assert (OK, FAILED, IN_DOUBT, CLAIMED, RELEASED) == ("ok", "failed", "in_doubt", "claimed", "released")
 
 
-def test_results_show_all_but_the_digest() -> None:
-    assert set(COLUMNS) - set(SHOWN) == {"digest", "columns"}
+def test_results_show_all_but_the_digest_and_the_number_of_the_run() -> None:
+    assert set(COLUMNS) - set(SHOWN) == {"digest", "columns", "run"}
     assert (
         *("index", "id", "status", "response", "output_text", "error", "error_message", "attempts", "seconds"),
         *("input_tokens", "output_tokens", "total_tokens", "request_id"),
@@ -61,6 +70,32 @@ def test_results_show_all_but_the_digest() -> None:
         *("int64", "string", "string", "string", "string", "string", "string", "int64", "float64"),
         *("int64", "int64", "int64", "string"),
     ]
+
+
+def test_a_run_has_the_same_id_in_every_version_and_none_has_anothers() -> None:
+    """Rows in doubt are asked under it, whoever claimed them."""
+    assert str(CLAIM.run_id(UUID(int=1))) == "5b403556-777c-54ce-bbf6-46cbdc15036d"
+    assert CLAIM.run_id(UUID(int=1)) == CLAIM._replace(digest=b"", id="0", columns="{}").run_id(UUID(int=1))
+    claims = [Claim(position, b"d", "null", run=run) for position in (1, 11, 111) for run in (0, 1, 11)]
+    assert len({claim.run_id(UUID(int=journal)) for journal in range(3) for claim in claims}) == 3 * len(claims)
+
+
+@pytest.mark.parametrize(
+    ("error", "run"),
+    [
+        (AgentError("failed", invocation_id="i"), 1),
+        (InvalidResponseError("no answer", invocation_id="i"), 1),
+        (AgentError("500, and may be asked again", invocation_id="i", retryable=True), 0),
+        (AgentError("of a server that keeps no runs"), 0),
+        (RequestTimeoutError("it goes on", invocation_id="i"), 0),
+        (EndpointUnavailableError("cut", invocation_id="i", may_have_run=True), 0),
+        (AuthenticationError("401, while it goes on", invocation_id="i", may_have_run=True), 0),
+        (ValueError("none of ours"), 0),
+    ],
+)
+def test_only_after_a_run_that_is_over_is_a_row_another_run(error: Exception, run: int) -> None:
+    assert CLAIM.after(error) == CLAIM._replace(run=run)
+    assert error_outcome(CLAIM, error, 1, None).run == run
 
 
 IDS = [
@@ -225,6 +260,8 @@ def test_what_is_recorded_of_an_answer(answer: dict[str, Any], request_id: str |
         (AgentError("boom", request_id="q7"), "AgentError", "boom", "q7"),
         (AgentError(f"b{HALF}m", request_id=f"{HALF}"), "AgentError", "b?m", "?"),
         (ValueError("no"), "ValueError", "no", None),
+        (AgentError("boom", invocation_id="i7"), "AgentError", "boom", "i7"),  # with which the run can be picked up
+        (AgentError("boom", invocation_id="i7", request_id="q7"), "AgentError", "boom", "q7"),
     ],
 )
 @pytest.mark.parametrize("seconds", [0.5, None])
@@ -232,5 +269,11 @@ def test_what_is_recorded_of_a_failure(
     error: Exception, name: str, message: str, request_id: str | None, seconds: float | None
 ) -> None:
     assert error_outcome(CLAIM, error, 3, seconds) == Outcome(
-        *CLAIM, FAILED, error=name, error_message=message, attempts=3, seconds=seconds, request_id=request_id
+        *CLAIM.after(error),
+        FAILED,
+        error=name,
+        error_message=message,
+        attempts=3,
+        seconds=seconds,
+        request_id=request_id,
     )

@@ -18,7 +18,7 @@ from mlflow_agent_target.batch.records import FAILED, IN_DOUBT, OK, Claim, Outco
 
 
 def outcome(position: int, state: str, **values: Any) -> Outcome:
-    return Outcome(position, b"", json.dumps(f"id {position}"), None, state, **values)
+    return Outcome(position, b"", json.dumps(f"id {position}"), None, 0, state, **values)
 
 
 OUTCOMES = [

@@ -14,6 +14,7 @@ from mlflow_agent_target import AgentTargetError, InvalidInputError
 from mlflow_agent_target.batch.journal import Journal, Reader
 from mlflow_agent_target.batch.records import OK, Claim, Outcome
 from mlflow_agent_target.batch.salvage import _next_readable
+from tests.batch.old_journals import make_old
 
 ABOUT = {"endpoint": "a"}
 ROWS = 2000
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def outcome(position: int) -> Outcome:
-    return Outcome(position, b"d" * 16, f'"{position}"', '{"q": 1}', OK, '{"output": []}', "x" * 100)
+    return Outcome(position, b"d" * 16, f'"{position}"', '{"q": 1}', 0, OK, '{"output": []}', "x" * 100)
 
 
 def zero(path: Path, *pages: int) -> None:
@@ -102,14 +103,58 @@ def test_where_nothing_can_be_saved_nothing_is_left_behind(path: Path) -> None:
 def test_rows_that_hold_no_outcome_are_left_out(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         for position, change in enumerate(
-            ("id = 'a'", "state = 'done'", "response = '{'", "columns = 7", "seconds = 'long'", "digest = 'text'")
+            (
+                "id = 'a'",
+                "state = 'done'",
+                "response = '{'",
+                "columns = 7",
+                "seconds = 'long'",
+                "digest = 'text'",
+                "run = 'one'",
+            )
         ):
             connection.execute(f"UPDATE rows SET {change} WHERE position = ?", (position,))  # noqa: S608
         connection.commit()
     zero(path, 30)
     with pytest.raises(InvalidInputError, match="saved in"):
         Journal(path, ABOUT)
-    assert min(saved(path)) == 6
+    assert min(saved(path)) == 7
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_of_an_earlier_version_as_much_is_saved(version: int, tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    make_old(path, version, ABOUT, ((n, b"d" * 16, OK, "x" * 100) for n in range(ROWS)))
+    zero(path, 20)
+    with pytest.raises(InvalidInputError, match="saved in"):
+        Journal(path, ABOUT)
+    assert len(saved(path)) >= ROWS - 60
+    kept = Reader(path.with_name("j.db.saved")).select("SELECT columns, run, output_text FROM rows WHERE position = 1")
+    assert kept == [(None, 0, "x" * 100)]
+
+
+def test_what_is_saved_is_asked_under_the_same_ids(path: Path) -> None:
+    journal = Journal(path, ABOUT)
+    journal.write([outcome(n)._replace(run=n % 5) for n in range(ROWS)], [], [Claim(ROWS, b"d", "null", run=3)])
+    journal.close()
+    zero(path, 20)
+    with pytest.raises(InvalidInputError, match="saved in"):
+        Journal(path, ABOUT)
+    again = Journal(path.with_name("j.db.saved"), ABOUT)
+    known = list(again.known())
+    assert again.uuid == journal.uuid
+    assert all(row.run == row.position % 5 for row in known if row.position < ROWS)
+    assert known[-1] == (ROWS, b"d", "null", "in_doubt", 3)
+    again.close()
+
+
+def test_where_the_uuid_is_lost_the_rows_are_saved_all_the_same(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE run SET value = 'x' WHERE key = 'uuid'")
+        connection.commit()
+    with pytest.raises(InvalidInputError, match=f"{ROWS + 1} rows could be read"):
+        Journal(path, ABOUT)
+    assert len(saved(path)) == ROWS + 1
 
 
 def test_damage_that_is_met_later_saves_as_much(path: Path) -> None:

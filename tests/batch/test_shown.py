@@ -25,7 +25,7 @@ def values(outcome: Outcome) -> tuple[Any, ...]:
     [
         (Outcome(*CLAIM, OK, response='{"a": [1]}', output_text="{}"), {"response": {"a": [1]}, "output_text": "{}"}),
         (Outcome(*CLAIM, FAILED, error="E"), {"status": "failed", "error": "E"}),
-        (Outcome(7, b"", "null", None, OK), {"id": None}),
+        (Outcome(7, b"", "null", None, 0, OK), {"id": None}),
     ],
 )
 def test_what_is_shown_of_a_row(outcome: Outcome, differs: dict[str, Any]) -> None:

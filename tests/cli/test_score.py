@@ -69,7 +69,7 @@ def test_only_the_commonest_errors_are_shown(capsys: pytest.CaptureFixture[str],
     kinds = ["A", "B", "C", "C", "C", "D", "D", "D", "D", "B"]
     message = "first line\nsecond " + "x" * 2000
     outcomes = [
-        Outcome(n, b"", "null", None, FAILED, error=kind, error_message=message) for n, kind in enumerate(kinds)
+        Outcome(n, b"", "null", None, 0, FAILED, error=kind, error_message=message) for n, kind in enumerate(kinds)
     ]
     journal.write(outcomes, [], [])
     journal.close()

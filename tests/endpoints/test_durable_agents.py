@@ -15,7 +15,6 @@ import pytest
 from mlflow.types.agent import ChatAgentMessage, ChatAgentRequest
 from mlflow.types.llm import ChatCompletionRequest, ChatMessage
 from mlflow.types.responses import ResponsesAgentRequest
-from mlflow_agent_target.endpoints.following import poll_pause
 
 from mlflow_agent_target import (
     AgentError,
@@ -30,6 +29,7 @@ from mlflow_agent_target import (
 )
 from mlflow_agent_target.endpoints.access import Access
 from mlflow_agent_target.endpoints.endpoint import Endpoint
+from mlflow_agent_target.endpoints.following import poll_pause
 from mlflow_agent_target.endpoints.routes import Routes
 from mlflow_agent_target.http.options import RequestOptions
 from mlflow_agent_target.server import LocalServer
