@@ -14,7 +14,6 @@ from mlflow_agent_target.endpoints.place import Place
 from mlflow_agent_target.endpoints.routes import Route
 from mlflow_agent_target.errors import (
     AgentError,
-    AgentTargetError,
     EndpointNotFoundError,
     EndpointUnavailableError,
     InterfaceMismatchError,
@@ -90,10 +89,7 @@ class Endpoint(Place):
 
     def asks_once(self) -> bool:
         """Return whether it is a DurableAgentServer, which runs no agent twice for one id. Asks it if need be."""
-        try:
-            return perform(self.runs_route()).interface is DurableAgentServer
-        except AgentTargetError:
-            return False
+        return perform(self.turns_out_durable())
 
     def querying(
         self, inputs: Any, trace: TraceRequest | None = None, run_id: uuid.UUID | None = None
@@ -139,7 +135,7 @@ class Endpoint(Place):
         try:
             return call, (yield from self._send(send, call))
         except EndpointNotFoundError as error:
-            if not self.may_be_durable(error) or (yield from self.runs_route()).interface is not DurableAgentServer:
+            if not self.may_be_durable(error) or not (yield from self.turns_out_durable()):
                 self.agent.forget()  # it may be made anew, as another
                 raise
             return None, None

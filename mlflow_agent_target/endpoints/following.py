@@ -143,14 +143,15 @@ class Run:
         """
         retries = Backoff.read()
         failures = 0
+        last: AgentTargetError | None = None
         while True:
             left = most - (time.monotonic() - began)
             if left <= 0:
-                raise self.out_of_time(kind, most)
+                raise self.out_of_time(kind, most, last) from last
             try:
                 return (yield from ask(left))
             except AgentTargetError as error:
-                failures += 1
+                failures, last = failures + 1, error
                 if not error.retryable or failures > retries.max_retries:
                     with self.named():
                         raise self._forgotten(error) from error.__cause__
@@ -159,14 +160,14 @@ class Run:
             pause = max(pause_after(failures), usual if asked is None else asked)
             yield Sleep(min(pause, max(most - (time.monotonic() - began), 0.0)), sleep)
 
-    def out_of_time(self, kind: type[_Error], most: float) -> _Error:
-        """Return the error of a run that was waited for in vain."""
+    def out_of_time(self, kind: type[_Error], most: float, last: AgentTargetError | None = None) -> _Error:
+        """Return the error of a run that was waited for in vain, and asked for in vain if `last` tells so."""
         is_stream = issubclass(kind, StreamIdleError)
         what = f"said nothing for {seconds(most)} s" if is_stream else f"was not over within {seconds(most)} s"
         return kind(
             f"{self.server}: the run {self.id} {what}, and goes on. Wait for its answer "
             f"with {self.how_to_get}.result(), or allow more with "
-            "client.with_options(total_timeout=...).",
+            f"client.with_options(total_timeout=...).{'' if last is None else f' Last it could not be asked: {last}'}",
             endpoint=self.options.endpoint,
             invocation_id=self.id,
             may_have_run=True,

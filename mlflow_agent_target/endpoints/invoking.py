@@ -125,15 +125,15 @@ class Invoking:
             self.agent.remember(replace(self.route, is_old=True))
             return (yield from send(url, body, run.options, call))
         except AgentTargetError as error:
-            if error.retryable or error.may_have_run:
-                run.name_in(error)
             if error.status_code == 409 and invocation.is_callers:
                 raise _conflict(run, error, invocation.may_change_in_store()) from error
             # The server refused what it may have taken all the same: it knows.
-            is_unsure = error.status_code == 409 or (isinstance(error, AgentError) and error.status_code == 500)
-            if not is_unsure or not (yield from self._is_known(run, error)):
-                raise
-            return None
+            is_crash = isinstance(error, AgentError) and error.status_code == 500 and error.retryable
+            if (error.status_code == 409 or is_crash) and (yield from self._is_known(run, error)):
+                return None
+            if error.retryable or error.may_have_run:
+                run.name_in(error)
+            raise
 
     def _is_known(self, run: Run, error: AgentTargetError) -> Steps[bool]:
         """Ask whether a run was started. Where it was not, the error says so."""
@@ -141,6 +141,8 @@ class Invoking:
             yield from run.record(run.options.limits().timeout)
         except EndpointNotFoundError:
             error.may_have_run = False
+            error.message = f"{error.message.removesuffix(' The agent may have run.')} The agent has not run."
+            error.args = (error.message,)
             return False
         except AgentTargetError:
             return False

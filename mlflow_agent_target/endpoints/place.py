@@ -11,6 +11,7 @@ from mlflow_agent_target.endpoints.following import Run
 from mlflow_agent_target.endpoints.invoking import Invoking
 from mlflow_agent_target.endpoints.routes import Agent, Route, Routes
 from mlflow_agent_target.errors import AgentTargetError, EndpointNotFoundError
+from mlflow_agent_target.formats.durable_agent import DurableAgentServer
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.runs import InvocationApi, ResponsesApi, RunProtocol, is_start
 from mlflow_agent_target.http.options import CallTime, RequestOptions
@@ -71,6 +72,13 @@ class Place:
             is_maybe = self.name is None or is_app(self.name)
             route = yield from self.agent.route(self._options, probes=is_maybe)
         return route if self._interface is None else replace(route, interface=self._interface)
+
+    def turns_out_durable(self) -> Steps[bool]:
+        """Return whether it is a DurableAgentServer, as far as it says."""
+        try:
+            return (yield from self.runs_route()).interface is DurableAgentServer
+        except AgentTargetError:
+            return False
 
     def run(self, route: Route, protocol: type[RunProtocol], id_: str) -> Run:
         """Return a run that it keeps, by its id."""
