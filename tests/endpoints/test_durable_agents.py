@@ -111,7 +111,7 @@ def test_only_what_says_that_it_knows_no_such_run_is_asked_for_one(
     assert [post.path for post in server.posts] == ["/invocations", *["/api/invocations"] * is_one]
     assert caught.value.may_have_run is False
     if not is_one:
-        assert caught.value.status_code in (404, 405)
+        assert caught.value.status_code in (404, 405, 500)
 
 
 @pytest.mark.parametrize("named", ["agent-bricks-support", "support"])

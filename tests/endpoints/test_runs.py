@@ -10,11 +10,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from mlflow.types.responses import ResponsesAgentRequest
 
 from mlflow_agent_target import (
     AgentError,
@@ -29,7 +31,7 @@ from mlflow_agent_target import (
 from mlflow_agent_target.server import LocalServer
 from tests.background_server import LONG_RUNNING, NO_DATABASE, OPENAI, BackgroundServer
 from tests.conftest import user
-from tests.cutting_proxy import CuttingProxy, Fault
+from tests.cutting_proxy import CuttingProxy, Fault, gateway
 from tests.durable_server import DurableServer
 from tests.postgres import Postgres
 from tests.scripted import ScriptedServer, whole
@@ -203,6 +205,36 @@ def test_what_cannot_be_sent_starts_nothing(client: AgentTargetClient, durable: 
     assert durable.runs() == {}
 
 
+WAYS: list[Callable[[AgentTargetClient, str], str]] = [
+    lambda client, text: client.predict(inputs=text).output_text,
+    lambda client, text: "".join(client.predict_stream(inputs=text).text_stream),
+    lambda client, text: client.predict_stream(inputs=text).get_final_response().output_text,
+    lambda client, text: client.start(endpoint=None, inputs=text).result(timeout=60).output_text,
+    lambda client, text: "".join(client.start(endpoint=None, inputs=text).stream().text_stream),
+]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_breaks_each_run_is_asked_for_once_and_answered(seed: int, durable: DurableServer) -> None:
+    chance = random.Random(seed)
+    spoilt = [
+        lambda: Fault(cut_after=chance.randrange(600), resets=chance.random() < 0.5),
+        lambda: Fault(undelivered=True),
+        lambda: Fault(instead=gateway(chance.choice([429, 502, 503, 504]))),
+        lambda: Fault(delay=0.3),
+        lambda: Fault(silent=True),
+    ]
+    faults = [chance.choice(spoilt)() if chance.random() < 0.15 else Fault() for _ in range(500)]
+    with CuttingProxy(durable.url, *faults) as proxy, ThreadPoolExecutor(16) as pool:
+        client = AgentTargetClient(proxy.target_uri).with_options(
+            interface="DurableAgentServer", timeout=1, idle_timeout=1, total_timeout=60
+        )
+        texts = [f"wait:0.1 {number}" for number in range(60)]
+        answers = pool.map(lambda way, text: way(client, text), WAYS * 12, texts)
+        assert list(answers) == [f"You said: {number}" for number in range(60)]
+    assert durable.runs() == dict.fromkeys(texts, 1)
+
+
 # The worker dies
 
 
@@ -362,7 +394,7 @@ def test_a_run_that_was_started_has_its_items_as_events() -> None:
         run = of(server).start(endpoint=None, inputs=items(sleep=0.2))
         with run.stream() as stream:
             assert "".join(stream.text_stream) == "hello"
-        assert stream.get_final_response().output == run.result().output
+        assert stream.get_final_response() == run.result()
 
 
 def test_a_background_response_that_failed_says_why(background: BackgroundServer) -> None:
@@ -384,6 +416,19 @@ def test_an_id_that_the_server_does_not_know_is_named(background: BackgroundServ
     with pytest.raises(AgentTargetError, match="resp_nope") as caught:
         of(background).get_run(endpoint=None, id="resp_nope").refresh()
     assert caught.value.retryable is False
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_a_session_is_the_responses_conversation(as_object: bool, background: BackgroundServer) -> None:
+    inputs: Any = {**items(), "context": {"user_id": "ann"}}
+    if as_object:
+        inputs = ResponsesAgentRequest(**inputs)
+    of(background).start(endpoint=None, inputs=inputs, session_id="s").result(timeout=10)
+    assert background.bodies[-1]["context"] == {"user_id": "ann", "conversation_id": "s"}
+    other = {**items(), "context": {"conversation_id": "other"}}
+    with pytest.raises(InvalidInputError, match="session"):
+        of(background).start(endpoint=None, inputs=other, session_id="s")
+    assert len(background.runs) == 1
 
 
 def test_an_id_of_ones_own_is_refused_where_the_server_makes_it(background: BackgroundServer) -> None:
