@@ -39,7 +39,7 @@ class RunEvents:
     ) -> None:
         self.facts = Facts(run.options.endpoint, run.base, status=200, invocation_id=run.id)
         self._run = run
-        self._body = body
+        self._body: Body | None = None
         self._last = after
         self._idle_timeout = idle_timeout
         self._most = most
@@ -50,6 +50,8 @@ class RunEvents:
         self._closed = threading.Event()
         self._reply: Reply | None = None
         self._error: AgentTargetError | None = None
+        if body is not None:
+            self._has(body)
 
     def read(self, timeout: float) -> bytes:  # noqa: ARG002 (a run may be silent for as long as it has time)
         """Wait for events and return them, b"" at the end of them all."""
@@ -123,10 +125,14 @@ class RunEvents:
             self._closed.wait,
         )
         self._decoder = self._new_decoder()
-        self._body = body
+        self._has(body)
         if self._closed.is_set():  # meanwhile: whoever did so found no connection to close
             body.close()
         return body
+
+    def _has(self, body: Body) -> None:
+        self._body = body
+        self.facts.logins, self.facts.request_id = body.facts.logins, body.facts.request_id
 
     def _drop(self) -> None:
         if self._body is not None:

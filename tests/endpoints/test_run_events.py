@@ -67,6 +67,7 @@ class Connection:
         self.pieces = pieces
         self.end = end
         self.is_closed = False
+        self.facts = Facts(status=200)
 
     def read(self, timeout: float) -> bytes:
         if self.pieces:
