@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,15 @@ ACTIVE = {"id": ID, "status": "active"}
 class Connection:
     """A connection that gives these pieces, and then breaks off, falls silent or ends."""
 
-    def __init__(self, pieces: list[bytes], end: Exception | None = None) -> None:
+    def __init__(self, pieces: list[bytes], end: Exception | None = None, seconds: float = 0.0) -> None:
         self.pieces = pieces
         self.end = end
+        self.seconds = seconds
         self.is_closed = False
         self.facts = Facts(status=200)
 
     def read(self, timeout: float) -> bytes:
+        time.sleep(self.seconds)
         if self.pieces:
             return self.pieces.pop(0)
         if self.end is not None:
@@ -95,7 +98,9 @@ class Server:
         self.frames = frames
         self.records = records
         self.cut = cut
+        self.seconds = 0.0
         self.asked: list[str] = []
+        self.connections: list[Connection] = []
         self.base_url = "http://h"
 
     def get(self, url: str, options: RequestOptions) -> Steps[Reply]:
@@ -113,7 +118,8 @@ class Server:
         pieces, end = self.cut(b"".join(frame for frame in self.frames if number_of(frame) > last))
         if isinstance(end, (AuthenticationError, EndpointNotFoundError)):
             raise end
-        return Connection([piece for piece in pieces if piece], end)
+        self.connections.append(Connection([piece for piece in pieces if piece], end, self.seconds))
+        return self.connections[-1]
         yield
 
 
@@ -172,6 +178,7 @@ def test_a_stream_that_is_cut_at_any_byte_comes_whole_and_once(name: str) -> Non
             got.extend(answered)
         assert got == events
         assert answered.get_final_response().output_text == text
+        assert all(connection.is_closed for connection in server.connections)
         assert "".join(stream(Server(frames, [answer], cut), protocol).text_stream) == text
 
 
@@ -346,6 +353,27 @@ def test_a_run_that_says_nothing_more_is_given_up_in_time() -> None:
     assert caught.value.partial == HALF
     assert caught.value.retryable
     assert "record" in server.asked
+
+
+def test_a_stream_that_flows_may_take_longer_than_its_silence() -> None:
+    server = Server(recorded("plain"), [completed("You said: hi there")])
+    server.cut = lambda rest: ([b"id: " + part for part in rest.split(b"id: ") if part], None)
+    server.seconds = 0.1
+    assert stream(server, most=0.4).get_final_response() == completed("You said: hi there")
+
+
+def test_a_connection_that_is_made_while_its_reader_leaves_is_closed() -> None:
+    server = Server(recorded("plain"), [ACTIVE])
+    answered = stream(server)
+
+    def cut(rest: bytes) -> tuple[list[bytes], Exception | None]:
+        answered.close()
+        return [rest], None
+
+    server.cut = cut
+    with pytest.raises(StreamInterruptedError, match="closed by its reader"):
+        answered.get_final_response()
+    assert server.connections == [] or all(connection.is_closed for connection in server.connections)
 
 
 def test_a_stream_that_was_closed_stays_closed() -> None:
