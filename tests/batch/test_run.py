@@ -40,6 +40,7 @@ from mlflow_agent_target.batch.journal import Journal, Reader
 from mlflow_agent_target.batch.progress import Progress
 from tests.conftest import user
 from tests.counting_server import CountingServer
+from tests.durable_server import DurableServer
 from tests.scripted import RESET, ScriptedServer, whole
 
 Make = Callable[..., ScriptedServer]
@@ -373,7 +374,8 @@ for line in sys.stdin:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             result = client.predict_batch(
-                endpoint, rows, concurrency=int(concurrency), journal=journal, progress=False, **json.loads(line)
+                endpoint or None, rows, concurrency=int(concurrency), journal=journal, progress=False,
+                **json.loads(line)
             )
             said = {**result.summary(), "interrupted": result.interrupted, "stopped": result.stopped}
         except BaseException as error:
@@ -389,8 +391,10 @@ for line in sys.stdin:
 class Children:
     """Runs the same batch in one process after the other."""
 
-    def __init__(self, counting: CountingServer, journal: Path, count: int, endpoint: str, concurrency: int) -> None:
-        arguments = [counting.target_uri, str(journal), str(count), endpoint, str(concurrency)]
+    def __init__(
+        self, server: CountingServer | DurableServer, journal: Path, count: int, endpoint: str, concurrency: int
+    ) -> None:
+        arguments = [server.target_uri, str(journal), str(count), endpoint, str(concurrency)]
         self._parent = subprocess.Popen(
             [sys.executable, "-c", CHILD, *arguments],
             stdin=subprocess.PIPE,

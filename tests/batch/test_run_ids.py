@@ -276,6 +276,25 @@ def test_an_evaluation_asks_under_the_id_of_the_run(
     assert asked == [*ids(path, 0, [0]), *ids(path, 1, [0, number])]
 
 
+def test_a_question_that_comes_after_one_that_was_asked_again_has_an_id_of_its_own(tmp_path: Path) -> None:
+    path, asked, ends = tmp_path / "j.db", list[UUID](), [FAILED]
+
+    def ask(run_id: UUID) -> AgentResponse:
+        asked.append(run_id)
+        if ends:
+            raise ends.pop()
+        return AgentResponse({"output": []})
+
+    memory = open_memory(path, ABOUT)
+    with contextlib.suppress(AgentError):
+        memory.answer("one", ask)
+    FAILED.__traceback__ = None  # it holds the memory, which has the journal open
+    for question in ("two", "one", "three"):
+        memory.answer(question, ask)
+    del memory
+    assert asked == [*ids(path, 0, [0]), *ids(path, 1, [0]), *ids(path, 0, [1]), *ids(path, 2, [0])]
+
+
 def test_what_a_killed_evaluation_had_in_flight_is_asked_under_the_same_id(tmp_path: Path) -> None:
     path, asked = tmp_path / "j.db", list[UUID]()
 
