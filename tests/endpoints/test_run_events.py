@@ -72,7 +72,8 @@ class Connection:
         self.facts = Facts(status=200)
 
     def read(self, timeout: float) -> bytes:
-        assert not self.is_closed
+        if self.is_closed:
+            raise BROKEN
         if timeout < self.seconds:
             raise SILENT
         time.sleep(self.seconds)

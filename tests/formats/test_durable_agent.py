@@ -38,7 +38,7 @@ OPENAI = [
     assistant([{"type": "reasoning", "summary": []}]),
     assistant("Two words."),
 ]
-REQUEST = {"name": "send", "args": {"to": "me"}, "call_id": "call_1"}
+REQUEST = {"name": "send", "args": {"to": "Zoë"}, "call_id": "call_1"}
 INTERRUPT = {"type": "interrupt", "id": "call_1", "value": {"action_requests": [REQUEST]}}
 
 
@@ -81,7 +81,7 @@ def test_answers_read_as_any_agents(
     assert response.invocation_id == response.request_id == ID
 
 
-APPROVAL = {"type": "interrupt", "id": "call_1", **REQUEST, "arguments": '{"to": "me"}'}
+APPROVAL = {"type": "interrupt", "id": "call_1", **REQUEST, "arguments": '{"to": "Zoë"}'}
 
 
 @pytest.mark.parametrize(
