@@ -125,6 +125,8 @@ class Invoking:
             self.agent.remember(replace(self.route, is_old=True))
             return (yield from send(url, body, run.options, call))
         except AgentTargetError as error:
+            if isinstance(error, EndpointNotFoundError):
+                self.agent.forget()  # it may be another now
             if error.status_code == 409 and invocation.is_callers:
                 raise _conflict(run, error, invocation.may_change_in_store()) from error
             # The server refused what it may have taken all the same: it knows.

@@ -47,9 +47,14 @@ class Place:
         """What is known of it, for all clients."""
         return self._routes.agent(self.name)
 
+    @property
+    def _may_be_any(self) -> bool:
+        """Whether it may be a DurableAgentServer: those are apps or bare servers, and nobody describes them."""
+        return self._interface is None and (self.name is None or is_app(self.name))
+
     def may_take_any(self, inputs: Any) -> bool:
-        is_maybe = self._interface is None and (self.name is None or is_app(self.name))
-        return is_maybe and isinstance(inputs, Mapping) and bool(inputs)
+        """Return whether inputs may be what only a DurableAgentServer takes: any dict."""
+        return self._may_be_any and isinstance(inputs, Mapping) and bool(inputs)
 
     @property
     def is_told(self) -> bool:
@@ -69,8 +74,7 @@ class Place:
         if self.is_told:
             route = yield from self.route()
         else:
-            is_maybe = self.name is None or is_app(self.name)
-            route = yield from self.agent.route(self._options, probes=is_maybe)
+            route = yield from self.agent.route(self._options, probes=self._may_be_any)
         return route if self._interface is None else replace(route, interface=self._interface)
 
     def turns_out_durable(self) -> Steps[bool]:
@@ -103,9 +107,7 @@ class Place:
 
     def may_be_durable(self, error: EndpointNotFoundError) -> bool:
         """Return whether what has no route for questions may be a DurableAgentServer, whose route is another."""
-        if self._interface is not None or not (self.name is None or is_app(self.name)):
-            return False
-        return error.status_code == 405 or error.body == {"detail": "Not Found"}
+        return self._may_be_any and (error.status_code == 405 or error.body == {"detail": "Not Found"})
 
     def _exists(self) -> Steps[bool]:
         """Ask whether the endpoint is there, though it answers 404: one that is starting may."""

@@ -484,3 +484,15 @@ def test_a_run_that_an_accepting_server_does_not_know_was_forgotten(scripted: Ma
     assert error.invocation_id == server.posts[0].json["id"]
     assert len(server.posts) == 1
     assert not isinstance(error, EndpointNotFoundError) or error.status_code == 404
+
+
+def test_a_server_that_is_none_any_more_is_looked_at_anew(scripted: Make) -> None:
+    """An app may be deployed again as another one."""
+    answer = {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "now"}]}]}
+    server = scripted(whole(NOT_FOUND, 404), whole(NOT_FOUND, 404), whole(answer), describe=whole(UNKNOWN, 404))
+    client = AgentTargetClient(server.target_uri)
+    with pytest.raises(EndpointNotFoundError) as caught:
+        client.predict(inputs="hi")
+    assert caught.value.may_have_run is False
+    assert client.predict(inputs="hi").output_text == "now"
+    assert [post.path for post in server.posts] == ["/invocations", "/api/invocations", "/invocations"]
