@@ -7,6 +7,7 @@ own; the official templates take `{"messages": [...], "actor"?}` and `{"resume":
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +87,8 @@ def read_invocation(
     """Return what a DurableAgentServer is asked for what a caller gave. Not modified.
 
     Args:
-        inputs: What `predict` takes; or any dict, which the agent is given as it is; or a whole envelope, with `id` and
-            `input`.
+        inputs: What `predict` takes; or any dict, or `{"input": DICT}`, which the agent is given as it is; or a whole
+            envelope, with `id` and `input`.
         default_id: The run's id where the caller gave none; None for a new one.
         id_: The run's id that the caller gave beside the inputs; None for none.
         session_id: The session that the caller gave beside the inputs; None for none.
@@ -106,7 +107,12 @@ def read_invocation(
         if given.get("session_id") is not None:
             sessions.append(_session(given["session_id"], "session_id"))
         return Invocation(_same(ids, "ids"), given["input"], _same(sessions, "sessions"), is_callers=True)
-    if keys and not keys & {"input", "messages", "extra_body"}:
+    if "input" in keys and _is_agents_own(given["input"]):
+        own: dict[str, Any] = {key: given[key] for key in ("session_id", "context") if key in keys}
+        _refuse({key: value for key, value in given.items() if key not in ("input", *own)})
+        value = dict(given["input"])
+        _take_context(own, value, sessions)
+    elif keys and not keys & {"input", "messages", "extra_body"}:
         own: dict[str, Any] = {
             key: given[key] for key in ("session_id", "context") if key in given and "resume" in given
         }
@@ -117,6 +123,11 @@ def read_invocation(
     run_id = _same(ids, "ids") or str(default_id or uuid.uuid4())
     # An agent that keeps no sessions is asked in one all the same: the templates fail without.
     return Invocation(run_id, value, _same(sessions, "sessions") or run_id, is_callers=bool(ids))
+
+
+def _is_agents_own(value: Any) -> bool:
+    """Return whether an `input` is no list of items, but what the agent itself is to read."""
+    return isinstance(value, Mapping) and not value.keys() & {"role", "type"}
 
 
 def _as_set(inputs: Any) -> Any:

@@ -44,7 +44,8 @@ _TABLE: dict[int, _Row] = {
     404: _Row(
         EndpointNotFoundError,
         "Check the endpoint's name and the target; client.list_endpoints() shows what is there. "
-        "A bare agent server (MLflow's AgentServer, `mlflow models serve`) is called without naming an endpoint.",
+        "A bare agent server (MLflow's AgentServer, a DurableAgentServer, `mlflow models serve`) is called without an "
+        "endpoint's name.",
         False,
     ),
     407: _Row(EndpointUnavailableError, "The proxy wants a login: HTTP_PROXY=http://USER:PASSWORD@HOST:PORT.", False),

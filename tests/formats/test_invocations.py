@@ -57,6 +57,8 @@ RESUME = {"resume": {"decisions": [{"type": "approve"}]}}
         (RESUME, RESUME, ID),
         (RESUME | {"session_id": "s"}, RESUME, "s"),
         (RESUME | {"context": {"conversation_id": "s", "user_id": "u"}}, RESUME | {"actor": "u"}, "s"),
+        ({"input": {"question": "q"}}, {"question": "q"}, ID),
+        ({"input": HI, "session_id": "s", "context": {"user_id": "u"}}, HI | {"actor": "u"}, "s"),
         ({"question": "q", "context": [1], "session_id": 7}, {"question": "q", "context": [1], "session_id": 7}, ID),
     ],
 )
@@ -106,6 +108,7 @@ def test_ids_are_new_unless_given() -> None:
         (HI | {"custom_inputs": {"messages": []}}, "custom_inputs.messages"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "input[0] of type 'reasoning'"),
         ({"id": ID, "input": [], "custom_inputs": {"a": 1}}, "'custom_inputs'"),
+        ({"input": {"a": 1}, "custom_inputs": {"b": 1}}, "'custom_inputs'"),
     ],
 )
 def test_what_has_no_counterpart_is_named(given: Any, named: str) -> None:
@@ -130,6 +133,7 @@ def test_what_has_no_counterpart_is_named(given: Any, named: str) -> None:
         ({}, {}, "neither 'input' nor 'messages'"),
         ([], {}, "list of messages is empty"),
         (HI | {"messages": "hi"}, {}, "messages: must be a list"),
+        ({"input": user("hi")}, {}, "input: must be a list"),
         (7, {}, "it is int 7"),
     ],
 )
