@@ -107,15 +107,13 @@ def read_invocation(
         if given.get("session_id") is not None:
             sessions.append(_session(given["session_id"], "session_id"))
         return Invocation(_same(ids, "ids"), given["input"], _same(sessions, "sessions"), is_callers=True)
+    own: dict[str, Any] = {key: given[key] for key in ("session_id", "context") if key in keys}
     if "input" in keys and _is_agents_own(given["input"]):
-        own: dict[str, Any] = {key: given[key] for key in ("session_id", "context") if key in keys}
         _refuse({key: value for key, value in given.items() if key not in ("input", *own)})
         value = dict(given["input"])
         _take_context(own, value, sessions)
     elif keys and not keys & {"input", "messages", "extra_body"}:
-        own: dict[str, Any] = {
-            key: given[key] for key in ("session_id", "context") if key in given and "resume" in given
-        }
+        own = own if "resume" in keys else {}  # else they are the agent's, too
         value = {key: item for key, item in given.items() if key not in own}
         _take_context(own, value, sessions)
     else:
