@@ -10,12 +10,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from mlflow_agent_target import AgentTargetClient
 from tests.batch.test_run import Children, questions, states_of
 from tests.durable_server import DurableServer
 
 
 def test_a_client_that_is_killed_at_any_moment_lets_each_agent_run_exactly_once(tmp_path: Path) -> None:
+    pytest.importorskip("databricks_agentkit", reason="needs databricks-agentbricks")
     path, count, concurrency = tmp_path / "j.db", 2000, 16
     randomly = random.Random(7)
     with DurableServer() as server:
