@@ -46,7 +46,9 @@ def stream_of(run: Run, body: Body | None, call: CallTime, *, after: int | None 
         idle_timeout=call.limits.timeout if given is None else given,
         most=call.limits.total_timeout,
     )
-    return AgentStream(events, events.facts, started=call.began, interface=run.protocol.reader(run.id))
+    is_rest = bool(after)
+    reader = run.protocol.reader(run.id, is_rest)
+    return AgentStream(events, events.facts, started=call.began, interface=reader, is_rest=is_rest)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class AgentRun:
 
         Args:
             after: Leave out the events up to the one of this number, a DurableAgentServer's `id:` or the
-                `sequence_number` of a response; None for all.
+                `sequence_number` of a response; None for all. `text_stream` then gives what the events after it say.
 
         Returns:
             The events, as `predict_stream` gives them. Leaving them does not stop the run.

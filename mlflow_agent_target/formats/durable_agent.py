@@ -21,7 +21,12 @@ _HAS_STARTED = "run.started"
 
 
 class DurableAgentServer(Interface):
-    """Any JSON in and out, in a record of the run; events of the agent's own in between."""
+    """Any JSON in and out, in a record of the run; events of the agent's own in between.
+
+    Args:
+        extras: What is known of the answer as a whole.
+        is_rest: Whether the events are only the last ones of a run.
+    """
 
     name = "DurableAgentServer"
     tasks = ()
@@ -29,13 +34,13 @@ class DurableAgentServer(Interface):
     response_key = "output"
     tells_failures = False
 
-    def __init__(self, extras: Answer | None = None) -> None:
+    def __init__(self, extras: Answer | None = None, is_rest: bool = False) -> None:
         super().__init__(extras)
         # What the agent has said whole: messages, and interrupts.
         self._items: list[dict[str, Any]] = []
         # Messages of which only pieces have come, by their ids.
         self._begun: dict[Any, GrowingText] = {}
-        self._has_started = False
+        self._has_started = self._is_rest = is_rest
 
     @classmethod
     def mismatch(cls, what: str) -> InterfaceMismatchError:
@@ -136,9 +141,15 @@ class DurableAgentServer(Interface):
             return ""
         given = message.get("id") if isinstance(message.get("id"), str) else None
         if given not in self._begun:  # the OpenAI template gives ids to pieces only
-            given = next((key for key, begun in self._begun.items() if text.startswith(begun.whole())), None)
+            given = next((key for key, begun in self._begun.items() if self._says(text, begun.whole())), None)
         begun = self._begun.pop(given, None)
-        return text if begun is None else rest(text, begun.whole())
+        if begun is None:
+            return text
+        return "" if self._is_rest and text.endswith(begun.whole()) else rest(text, begun.whole())
+
+    def _says(self, text: str, said: str) -> bool:
+        """Return whether a whole text is the one that its pieces have said."""
+        return text.startswith(said) or (self._is_rest and text.endswith(said))
 
 
 def _items(output: Any) -> list[dict[str, Any]]:

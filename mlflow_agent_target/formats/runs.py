@@ -95,8 +95,13 @@ class RunProtocol(ABC):
         """
 
     @classmethod
-    def reader(cls, id_: str) -> Interface | None:  # noqa: ARG003
-        """Return what adds up a run's events; None where they show themselves in what interface they are."""
+    def reader(cls, id_: str, is_rest: bool) -> Interface | None:  # noqa: ARG003
+        """Return what adds up a run's events; None where they show themselves in what interface they are.
+
+        Args:
+            id_: The run's id.
+            is_rest: Whether they are only the last ones, after the run's beginning.
+        """
         return None
 
 
@@ -144,8 +149,8 @@ class InvocationApi(RunProtocol):
         )
 
     @classmethod
-    def reader(cls, id_: str) -> Interface:
-        return DurableAgentServer({"id": id_, "status": "active"})
+    def reader(cls, id_: str, is_rest: bool) -> Interface:
+        return DurableAgentServer({"id": id_, "status": "active"}, is_rest)
 
 
 class ResponsesApi(RunProtocol):

@@ -13,9 +13,13 @@ class GivenText:
         half: Half of a character, with which the last text ended: its other half comes with the next.
         before: The text that was given before the server ran the agent anew; None where it did not. From then on none
             is given until the answer is whole: it may be the same again, or go on where it was.
+
+    Args:
+        is_rest: Whether the reader has the text before from elsewhere, so that nobody here knows how much that is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_rest: bool = False) -> None:
+        self._is_rest = is_rest
         self.half = ""
         self.before: str | None = None
 
@@ -47,7 +51,7 @@ class GivenText:
 
     def fits(self, answer: str) -> bool:
         """Return whether what was given is the beginning of the answer's whole text, as far as that must be."""
-        return self.before is None or answer.startswith(self.before)
+        return self.before is None or (answer.startswith(self.before) and not self._is_rest)
 
     def late(self, answer: str, given: str) -> str:
         """Return what is given at the end.
@@ -56,4 +60,4 @@ class GivenText:
             answer: The answer's whole text.
             given: What the events have said of it.
         """
-        return rest(answer, given if self.before is None else self.before)
+        return "" if self._is_rest else rest(answer, given if self.before is None else self.before)

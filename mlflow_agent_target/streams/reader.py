@@ -56,6 +56,7 @@ class EventReader:
         interface: What the events are known to be written in; None where they show it.
         outcome: Gives what the server itself says of the answer once the body has ended, or raises what it ended in;
             None where only the events say it.
+        is_rest: Whether the events are those after some that the reader of the stream has already.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class EventReader:
         ends_by_itself: bool = False,
         interface: Interface | None = None,
         outcome: Callable[[], AgentResponse] | None = None,
+        is_rest: bool = False,
     ) -> None:
         self.arrived: deque[tuple[dict[str, Any], str]] = deque()
         self.has_begun = self.is_over = self.is_marked = False
@@ -85,7 +87,7 @@ class EventReader:
         # What events said that came before the first that shows the interface.
         self._extras: dict[str, Any] = {}
         self._whole: AgentResponse | None = None
-        self._text = GivenText()
+        self._text = GivenText(is_rest)
         # Whether the answer was complete with the last event, where no marker tells.
         self._ends = False
         self._at_end = False
@@ -167,15 +169,8 @@ class EventReader:
 
     def _text_adder(self) -> Callable[[dict[str, Any]], str | None] | None:
         """Return the short way for events that only bring a piece of text, where nothing else is to be looked at."""
-        if (
-            self._interface is None
-            or not self.has_begun
-            or self._ends
-            or self._text.half
-            or self._text.before is not None
-        ):
-            return None
-        return self._interface.add_text
+        is_usual = self.has_begun and not self._ends and self._text.is_whole
+        return self._interface.add_text if is_usual and self._interface is not None else None
 
     def _take_event(self, event: dict[str, Any], name: str) -> None:
         known = self._interface

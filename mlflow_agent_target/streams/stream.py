@@ -61,6 +61,7 @@ class AgentStream:
         waited: float = 0.0,
         idle_timeout: float = float("inf"),
         interface: Interface | None = None,
+        is_rest: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.time_to_first_event: float | None = None
@@ -78,6 +79,7 @@ class AgentStream:
             getattr(body, "ends_by_itself", False),
             interface,
             getattr(body, "outcome", None),
+            is_rest,
         )
         self._arrived = self._events.arrived
         self._new_text = ""

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_agent_target.endpoints.following import Run, pause_after, poll_pause
-from mlflow_agent_target.endpoints.run_events import RunEvents
+from mlflow_agent_target.endpoints.invoking import stream_of
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
@@ -28,10 +28,11 @@ from mlflow_agent_target.errors import (
 )
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.runs import InvocationApi, ResponsesApi, RunProtocol
-from mlflow_agent_target.http.options import RequestOptions
+from mlflow_agent_target.http.options import CallTime, RequestOptions
 from mlflow_agent_target.http.replies import Reply
 from mlflow_agent_target.http.steps import Steps
 from mlflow_agent_target.streams.stream import AgentStream
+from mlflow_agent_target.target.settings import TimeLimits
 
 RECORDED = Path(__file__).parents[1] / "streams" / "runs"
 ID = "0b6ee2c0-6f0e-4f1c-9d8a-0f4d5f6a7b8c"
@@ -139,9 +140,8 @@ def stream(
     after: int | None = None,
     most: float = 5.0,
 ) -> AgentStream:
-    run = Run(protocol, server, "http://h", ID, None, RequestOptions())  # type: ignore[arg-type]
-    events = RunEvents(run, None, after=after, idle_timeout=1.0, most=most)
-    return AgentStream(events, events.facts, interface=protocol.reader(ID))
+    run = Run(protocol, server, "http://h", ID, None, RequestOptions(idle_timeout=1.0))  # type: ignore[arg-type]
+    return stream_of(run, None, CallTime(TimeLimits(total_timeout=most), time.monotonic()), after=after)
 
 
 @pytest.fixture(autouse=True)
@@ -221,6 +221,30 @@ def test_events_that_its_reader_has_are_left_out() -> None:
     with stream(server, after=12) as answered:
         assert [event["type"] for event in answered] == ["message", "run.completed"]
     assert server.asked == ["after 12", "record"]
+
+
+@pytest.mark.parametrize(
+    ("after", "texts"),
+    [
+        (None, ["You", " said:", " hi", " there"]),
+        (0, ["You", " said:", " hi", " there"]),
+        (10, [" hi", " there"]),
+        (13, []),
+    ],
+)
+def test_the_text_of_the_rest_is_what_its_events_say(after: int | None, texts: list[str]) -> None:
+    """What its reader has already, nobody here knows."""
+    answered = stream(Server(recorded("plain"), [completed("You said: hi there")]), after=after)
+    assert list(answered.text_stream) == texts
+    assert answered.get_final_response().output_text == "You said: hi there"
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_the_rest_of_a_run_that_was_started_again_is_no_beginning(after: int) -> None:
+    answered = stream(Server(KILLED, [completed("part onepart two")]), after=after)
+    with pytest.raises(StreamInterruptedError, match="started the agent again"):
+        list(answered.text_stream)
+    assert answered.get_final_response().output_text == "part onepart two"
 
 
 def test_a_stream_that_ends_while_the_run_goes_on_is_asked_for_again() -> None:
