@@ -20,7 +20,7 @@ They take one positional message and keyword attributes with defaults, so that t
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
@@ -33,6 +33,8 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
     UNAUTHENTICATED,
 )
+
+_Error = TypeVar("_Error", bound="AgentTargetError")
 
 
 class AgentTargetError(MlflowException):
@@ -209,3 +211,29 @@ class SignInPageError(AuthenticationError, InvalidResponseError):
 def server_name(endpoint: str | None) -> str:
     """Return what an error calls the server, at the start of a sentence."""
     return f"Endpoint '{endpoint}'" if endpoint else "The server"
+
+
+def retold(error: AgentTargetError, kind: type[_Error], message: str, **more: Any) -> _Error:
+    """Return an error of the same exchange that says something else.
+
+    Args:
+        error: What is known of the exchange.
+        kind: The class of the new error.
+        message: What it says.
+        more: Further attributes, such as `may_have_run`.
+    """
+    return kind(
+        message,
+        endpoint=error.endpoint,
+        status_code=error.status_code,
+        request_id=error.request_id,
+        body=error.body,
+        attempts=error.attempts,
+        **more,
+    )
+
+
+def reword(error: AgentTargetError, message: str) -> None:
+    """Have an error say something else."""
+    error.message = message
+    error.args = (message,)

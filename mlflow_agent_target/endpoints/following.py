@@ -14,6 +14,8 @@ from mlflow_agent_target.errors import (
     EndpointNotFoundError,
     RequestTimeoutError,
     StreamIdleError,
+    retold,
+    reword,
     server_name,
 )
 from mlflow_agent_target.formats.answers import AgentResponse
@@ -191,21 +193,17 @@ class Run:
         """Have an error name the run, so that it can be picked up."""
         error.invocation_id = self.id
         if self.id not in error.message:
-            error.message = f"{error.message} {self.how_to_get} tells how its run stands."
-            error.args = (error.message,)
+            reword(error, f"{error.message} {self.how_to_get} tells how its run stands.")
 
     def _forgotten(self, error: AgentTargetError) -> AgentTargetError:
         """Return the error of a run that was begun and is not known any more."""
         if not isinstance(error, EndpointNotFoundError):
             return error
-        return AgentError(
+        return retold(
+            error,
+            AgentError,
             f"{self.server}: the server knows no run {self.id} any more: it has forgotten it, as one that keeps its "
             "runs in memory does when it is started anew. The agent may have run. To run it again takes a new id.",
-            endpoint=error.endpoint,
-            status_code=error.status_code,
-            request_id=error.request_id,
-            body=error.body,
-            attempts=error.attempts,
         )
 
     def _within(self, left: float) -> RequestOptions:

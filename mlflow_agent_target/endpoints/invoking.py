@@ -16,6 +16,8 @@ from mlflow_agent_target.errors import (
     EndpointNotFoundError,
     InvalidInputError,
     InvalidResponseError,
+    retold,
+    reword,
 )
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.formats.invocations import Invocation
@@ -145,8 +147,7 @@ class Invoking:
             yield from run.record(run.options.limits().timeout)
         except EndpointNotFoundError:
             error.may_have_run = False
-            error.message = f"{error.message.removesuffix(' The agent may have run.')} The agent has not run."
-            error.args = (error.message,)
+            reword(error, f"{error.message.removesuffix(' The agent may have run.')} The agent has not run.")
             return False
         except AgentTargetError:
             return False
@@ -170,14 +171,11 @@ def _conflict(run: Run, error: AgentTargetError, may_have_run: bool) -> InvalidI
         if may_have_run
         else " The agent was not started for this one."
     )
-    return InvalidInputError(
+    return retold(
+        error,
+        InvalidInputError,
         f"{run.server}: the id {run.id} was already used for another request, or in another session. "
         f"{run.how_to_get} gives that run.{maybe} For a new run take a new id, or give none.",
-        endpoint=error.endpoint,
-        status_code=error.status_code,
-        request_id=error.request_id,
-        body=error.body,
-        attempts=error.attempts,
         may_have_run=may_have_run,
         invocation_id=run.id,
     )

@@ -18,6 +18,8 @@ from mlflow_agent_target.errors import (
     EndpointNotFoundError,
     InterfaceMismatchError,
     InvalidInputError,
+    retold,
+    reword,
     server_name,
 )
 from mlflow_agent_target.formats.answers import AgentResponse, whole_answer
@@ -152,8 +154,7 @@ class AgentRun:
         except AgentError as error:
             # OpenAI's API: only a run that was begun as a stream can be streamed later, too.
             if error.status_code == 400 and run.protocol is ResponsesApi:
-                error.message = f"{error.message} Where the server streams no run that was started: run.result() waits."
-                error.args = (error.message,)
+                reword(error, f"{error.message} Where the server streams no run that was started: run.result() waits.")
             raise
         return stream_of(run, body, call, after=after)
 
@@ -201,14 +202,11 @@ def _getting(endpoint: Endpoint, id_: Any) -> Steps[tuple[Run, Reply]]:
     try:
         return run, (yield from run.record(call.limits.timeout))
     except EndpointNotFoundError as error:
-        raise EndpointNotFoundError(
+        raise retold(
+            error,
+            EndpointNotFoundError,
             f"{run.server} has no run {run.id}: no agent is at work under this id. (A server that keeps its runs in "
             "memory forgets them when it is started anew.)",
-            endpoint=error.endpoint,
-            status_code=error.status_code,
-            request_id=error.request_id,
-            body=error.body,
-            attempts=error.attempts,
         ) from None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import mlflow
 
-from mlflow_agent_target.errors import AgentTargetError, RateLimitError
+from mlflow_agent_target.errors import AgentTargetError, RateLimitError, reword
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.streams.stream import AgentStream
 from mlflow_agent_target.tracing.call_span import CallSpan, TraceRequest, end_dropped
@@ -100,7 +100,7 @@ def query(
     except BaseException as error:
         call.leave(error)
         if isinstance(error, AgentTargetError) and not isinstance(error, RateLimitError) and is_evaluated():
-            error.args = (error.message,) = (_no_rate_limit(error.message),)
+            reword(error, _no_rate_limit(error.message))
         raise
     call.answered(response, latency_seconds=time.monotonic() - started)
     call.leave()
