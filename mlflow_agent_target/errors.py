@@ -49,8 +49,8 @@ class AgentTargetError(MlflowException):
         retryable: Whether the same request may succeed later.
         may_have_run: False: the agent has certainly not run. True: it may have, so that running it again is the
             caller's decision.
-        invocation_id: Id of the run that was or may have been started, for `client.get_run`; None where the server
-            keeps no runs, or there is none.
+        invocation_id: Id of the run that was or may have been started, for `client.get_run`; None where there is none,
+            or the server keeps no runs.
     """
 
     mlflow_error_code: ClassVar[int] = INTERNAL_ERROR
@@ -237,3 +237,9 @@ def reword(error: AgentTargetError, message: str) -> None:
     """Have an error say something else."""
     error.message = message
     error.args = (message,)
+
+
+def has_not_run(error: AgentTargetError) -> None:
+    """Have an error say that the agent has certainly not run."""
+    error.may_have_run = False
+    reword(error, f"{error.message.removesuffix(' The agent may have run.')} The agent has not run.")

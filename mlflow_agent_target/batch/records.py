@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from mlflow_agent_target.errors import AgentError, AgentTargetError, InvalidResponseError
 from mlflow_agent_target.formats.answers import AgentResponse
+from mlflow_agent_target.http.statuses import is_failed_run
 from mlflow_agent_target.text import plain
 
 # The states of a row. A row of which the journal says nothing was never sent.
@@ -98,7 +99,10 @@ class Claim(NamedTuple):
 
         A run that may be going on, or whose end is not known, is asked for under the same id.
         """
-        is_over = isinstance(error, (AgentError, InvalidResponseError)) and error.invocation_id and not error.retryable
+        if not isinstance(error, (AgentError, InvalidResponseError)) or not error.invocation_id or error.retryable:
+            return self
+        # By the run's own record, or by the server's word that it has none.
+        is_over = error.status_code in (None, 200, 404) or is_failed_run(error.body)
         return self._replace(run=self.run + 1) if is_over else self
 
 

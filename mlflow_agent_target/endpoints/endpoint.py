@@ -14,6 +14,7 @@ from mlflow_agent_target.endpoints.place import Place
 from mlflow_agent_target.endpoints.routes import Route
 from mlflow_agent_target.errors import (
     AgentError,
+    AgentTargetError,
     EndpointNotFoundError,
     EndpointUnavailableError,
     InterfaceMismatchError,
@@ -27,6 +28,7 @@ from mlflow_agent_target.formats.inputs import Request, read_inputs
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.invocations import read_invocation
 from mlflow_agent_target.formats.registry import interfaces_for_key
+from mlflow_agent_target.formats.runs import keeps_no_responses
 from mlflow_agent_target.http.exchange import Transport
 from mlflow_agent_target.http.options import CallTime
 from mlflow_agent_target.http.steps import Steps, perform
@@ -100,7 +102,11 @@ class Endpoint(Place):
         if call is None:
             return (yield from (yield from self.invoking()).answer(read_invocation(inputs, run_id), began))
         if (run := self.begun(call.route, reply)) is not None:
-            return run.answer((yield from run.ended(began.began, began.limits.total_timeout, reply)))
+            try:
+                return run.answer((yield from run.ended(began.began, began.limits.total_timeout, reply)))
+            except AgentTargetError as error:
+                if run.protocol.is_callers_id or not keeps_no_responses(error.status_code, error.body):
+                    raise
         return whole_answer(reply.value, reply.facts)
 
     def streaming(self, inputs: Any, trace: TraceRequest | None = None) -> Steps[AgentStream]:
@@ -135,10 +141,10 @@ class Endpoint(Place):
         try:
             return call, (yield from self._send(send, call))
         except EndpointNotFoundError as error:
-            if not self.may_be_durable(error) or not (yield from self.turns_out_durable()):
-                self.agent.forget()  # it may be made anew, as another
-                raise
-            return None, None
+            if self.may_be_durable(error) and (yield from self.runs_route()).interface is DurableAgentServer:
+                return None, None
+            self.agent.forget()  # it may be made anew, as another
+            raise
 
     def _call(
         self, inputs: Any, more: dict[str, Any], trace: TraceRequest | None, began: CallTime
@@ -163,7 +169,7 @@ class Endpoint(Place):
             if request is not None:
                 raise
             # What only a DurableAgentServer takes: any dict.
-            if self.may_take_any(inputs) and (yield from self.runs_route()).interface is DurableAgentServer:
+            if self.may_take_any(inputs) and (yield from self.turns_out_durable()):
                 return None
             # What foundation models take that are no agents: a prompt, or texts to embed.
             if not _may_be_a_foundation_models(inputs):

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from mlflow_agent_target.errors import (
     AgentError,
     AgentTargetError,
-    EndpointNotFoundError,
+    AuthenticationError,
+    InvalidResponseError,
     RequestTimeoutError,
     StreamIdleError,
     retold,
@@ -131,7 +132,7 @@ class Run:
         ask: Callable[[float], Steps[_T]],
         began: float,
         most: float,
-        kind: type[AgentTargetError] = RequestTimeoutError,
+        kind: type[AgentTargetError] | None = RequestTimeoutError,
         sleep: Callable[[float], Any] = time.sleep,
     ) -> Steps[_T]:
         """Ask the run's server, and again after what passes: the run itself goes on meanwhile.
@@ -140,7 +141,7 @@ class Run:
             ask: Asks once, in so many seconds at most.
             began: When the time began, by `time.monotonic`.
             most: The seconds that there are.
-            kind: The error of a time that is over.
+            kind: The error of a time that is over; None for the one that was met last.
             sleep: Waits.
         """
         retries = Backoff.read()
@@ -148,19 +149,25 @@ class Run:
         last: AgentTargetError | None = None
         while True:
             left = most - (time.monotonic() - began)
+            if left <= 0 and kind is None and last is not None:
+                with self.named():
+                    raise last
             if left <= 0:
-                raise self.out_of_time(kind, most, last) from last
+                raise self.out_of_time(kind or RequestTimeoutError, most, last) from last
             try:
                 return (yield from ask(left))
             except AgentTargetError as error:
                 failures, last = failures + 1, error
-                if not error.retryable or failures > retries.max_retries:
+                if self.protocol.knows_none(error.status_code, error.body):
+                    raise self._forgotten(error) from error.__cause__
+                if failures > retries.max_retries or not (error.retryable or _is_foreign(error)):
                     with self.named():
-                        raise self._forgotten(error) from error.__cause__
+                        raise
                 asked: float | None = getattr(error, "retry_after", None)
             usual = min(retries.factor * 2 ** min(failures - 1, 16), 60.0)
             pause = max(pause_after(failures), usual if asked is None else asked)
-            yield Sleep(min(pause, max(most - (time.monotonic() - began), 0.0)), sleep)
+            if (yield Sleep(min(pause, max(most - (time.monotonic() - began), 0.0)), sleep)):
+                raise last  # nobody waits any longer
 
     def out_of_time(self, kind: type[_Error], most: float, last: AgentTargetError | None = None) -> _Error:
         """Return the error of a run that was waited for in vain, and asked for in vain if `last` tells so."""
@@ -184,9 +191,11 @@ class Run:
         except AgentTargetError as error:
             error.may_have_run = True
             self.name_in(error)
-            # Where the server makes the ids, the same request would begin another run.
             if is_final or not self.protocol.is_callers_id:
+                # Where the server makes the ids, the same request would begin another run.
                 error.retryable = False
+            elif isinstance(error, AgentError) or _is_foreign(error):
+                error.retryable = True  # what was refused is the question how the run stands
             raise
 
     def name_in(self, error: AgentTargetError) -> None:
@@ -195,17 +204,22 @@ class Run:
         if self.id not in error.message:
             reword(error, f"{error.message} {self.how_to_get} tells how its run stands.")
 
-    def _forgotten(self, error: AgentTargetError) -> AgentTargetError:
+    def _forgotten(self, error: AgentTargetError) -> AgentError:
         """Return the error of a run that was begun and is not known any more."""
-        if not isinstance(error, EndpointNotFoundError):
-            return error
         return retold(
             error,
             AgentError,
             f"{self.server}: the server knows no run {self.id} any more: it has forgotten it, as one that keeps its "
             "runs in memory does when it is started anew. The agent may have run. To run it again takes a new id.",
+            may_have_run=True,
+            invocation_id=self.id,
         )
 
     def _within(self, left: float) -> RequestOptions:
         timeout = min(self.options.limits().timeout, left)
         return replace(self.options, timeout=timeout, total_timeout=timeout, backoff=NO_RETRIES, wait_until_ready=None)
+
+
+def _is_foreign(error: AgentTargetError) -> bool:
+    """Return whether an error tells of an answer that is none of the server's, such as a page of a proxy's."""
+    return isinstance(error, InvalidResponseError) and not isinstance(error, AuthenticationError)

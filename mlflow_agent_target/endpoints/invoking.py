@@ -16,8 +16,8 @@ from mlflow_agent_target.errors import (
     EndpointNotFoundError,
     InvalidInputError,
     InvalidResponseError,
+    has_not_run,
     retold,
-    reword,
 )
 from mlflow_agent_target.formats.answers import AgentResponse
 from mlflow_agent_target.formats.invocations import Invocation
@@ -85,6 +85,7 @@ class Invoking:
                 f"{run.server} answered {said:.100}, which is no record of a run.",
                 body=reply.value,
                 invocation_id=run.id,
+                retryable=True,
             )
         return run, reply
 
@@ -137,19 +138,19 @@ class Invoking:
             is_crash = isinstance(error, AgentError) and error.status_code == 500 and error.retryable
             if (error.status_code == 409 or is_crash) and (yield from self._is_known(run, error)):
                 return None
-            if error.retryable or error.may_have_run:
+            if error.may_have_run:
                 run.name_in(error)
+                # What is none of the server's answers may hide one: the same id asks for that.
+                error.retryable |= isinstance(error, InvalidResponseError)
             raise
 
     def _is_known(self, run: Run, error: AgentTargetError) -> Steps[bool]:
         """Ask whether a run was started. Where it was not, the error says so."""
         try:
             yield from run.record(run.options.limits().timeout)
-        except EndpointNotFoundError:
-            error.may_have_run = False
-            reword(error, f"{error.message.removesuffix(' The agent may have run.')} The agent has not run.")
-            return False
-        except AgentTargetError:
+        except AgentTargetError as asked:
+            if run.protocol.knows_none(asked.status_code, asked.body):
+                has_not_run(error)
             return False
         return True
 

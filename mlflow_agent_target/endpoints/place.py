@@ -14,7 +14,7 @@ from mlflow_agent_target.errors import AgentTargetError, EndpointNotFoundError
 from mlflow_agent_target.formats.durable_agent import DurableAgentServer
 from mlflow_agent_target.formats.interface import Interface
 from mlflow_agent_target.formats.runs import InvocationApi, ResponsesApi, RunProtocol, is_start
-from mlflow_agent_target.http.options import CallTime, RequestOptions
+from mlflow_agent_target.http.options import NO_RETRIES, CallTime, RequestOptions
 from mlflow_agent_target.http.replies import Reply
 from mlflow_agent_target.http.steps import Steps
 from mlflow_agent_target.target.names import is_app
@@ -69,18 +69,26 @@ class Place:
         agent = self.agent
         return agent.plain_route(self._options) if self.is_told else agent.route(self._options)
 
-    def runs_route(self) -> Steps[Route]:
-        """Return the way to the endpoint, once it is known whether it is a DurableAgentServer."""
+    def runs_route(self, is_quick: bool = False) -> Steps[Route]:
+        """Return the way to the endpoint, once it is known whether it is a DurableAgentServer.
+
+        Args:
+            is_quick: Whether it is asked only once.
+
+        Raises:
+            AgentTargetError: It can't be asked.
+        """
         if self.is_told:
             route = yield from self.route()
         else:
-            route = yield from self.agent.route(self._options, probes=self._may_be_any)
+            options = replace(self._options, backoff=NO_RETRIES) if is_quick else self._options
+            route = yield from self.agent.route(options, probes=self._may_be_any)
         return route if self._interface is None else replace(route, interface=self._interface)
 
     def turns_out_durable(self) -> Steps[bool]:
         """Return whether it is a DurableAgentServer, as far as it says."""
         try:
-            return (yield from self.runs_route()).interface is DurableAgentServer
+            return (yield from self.runs_route(is_quick=True)).interface is DurableAgentServer
         except AgentTargetError:
             return False
 

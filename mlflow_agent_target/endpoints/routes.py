@@ -14,10 +14,12 @@ from urllib.parse import quote
 from mlflow_agent_target.endpoints.hosts import Hosts
 from mlflow_agent_target.endpoints.platform import ServingEndpoint, data_plane, get_app_url, get_endpoint, is_settled
 from mlflow_agent_target.errors import (
+    AgentError,
     AgentTargetError,
     AuthenticationError,
     InvalidInputError,
     RequestTimeoutError,
+    has_not_run,
 )
 from mlflow_agent_target.facts import Facts
 from mlflow_agent_target.formats.durable_agent import DurableAgentServer
@@ -101,8 +103,8 @@ class Agent:
         # Of the call that is asking what the agent serves; those that come meanwhile wait for its outcome.
         self._asking: Future[Route | None] | None = None
         self._described: tuple[float, ServingEndpoint] | None = None
-        #: Whether its server keeps runs that outlive a request; None where that was not asked.
-        self.keeps_runs: bool | None = None
+        #: Whether its server is known to keep runs that outlive a request.
+        self.keeps_runs = False
 
     @property
     def is_known(self) -> bool:
@@ -193,8 +195,11 @@ class Agent:
         except AgentTargetError as error:
             if knows_no_run(error.status_code, error.body):
                 return replace(route, interface=DurableAgentServer, is_probed=True)
-            if error.retryable or error.status_code is None:
-                raise  # it doesn't say
+            if error.status_code is None or (error.retryable and not isinstance(error, AgentError)):
+                has_not_run(error)
+                raise  # it may say so another time
+            if error.status_code not in (404, 405, 422) or not isinstance(error.body, dict):
+                return route  # not the server's own word, or not about this
         return replace(route, is_probed=True)
 
     def _probe_quickly(self, route: Route, options: RequestOptions) -> Steps[Route]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from dataclasses import replace
@@ -18,6 +19,7 @@ from mlflow_agent_target.errors import (
     EndpointNotFoundError,
     InterfaceMismatchError,
     InvalidInputError,
+    has_not_run,
     retold,
     reword,
     server_name,
@@ -135,13 +137,17 @@ class AgentRun:
         if self._reply is not None and run.protocol.is_whole(self._reply.value):
             return self._reply
         call = self._agent.begin()
-        reply = yield from run.patiently(run.record, call.began, call.limits.total_timeout)
+        reply = yield from run.patiently(run.record, call.began, call.limits.total_timeout, None)
         self._knows(reply)
         return reply
 
     def _ending(self, most: float) -> Steps[AgentResponse]:
         began = time.monotonic()
         run = yield from self._found()
+        if self._reply is None or not run.protocol.is_whole(self._reply.value):
+            # Once at any rate, however little time there is.
+            with contextlib.suppress(AgentTargetError):
+                self._knows((yield from run.record(max(most, 1.0))))
         reply = yield from run.ended(began, most, self._reply)
         self._knows(reply)
         return run.answer(reply)
@@ -200,8 +206,10 @@ def _getting(endpoint: Endpoint, id_: Any) -> Steps[tuple[Run, Reply]]:
     run = yield from _run_at(endpoint, id_)
     call = endpoint.begin()
     try:
-        return run, (yield from run.record(call.limits.timeout))
-    except EndpointNotFoundError as error:
+        return run, (yield from run.patiently(run.record, call.began, call.limits.total_timeout, None))
+    except (AgentError, EndpointNotFoundError) as error:
+        if error.status_code != 404:
+            raise
         raise retold(
             error,
             EndpointNotFoundError,
@@ -252,9 +260,7 @@ def _check_keeps_runs(endpoint: Endpoint, route: Route) -> Steps[None]:
     can = route.is_agent and route.interface in (None, ResponsesAgent)
     if can:
         agent = endpoint.agent
-        if agent.keeps_runs is None:
-            agent.keeps_runs = yield from _keeps_runs(endpoint, route)
-        can = agent.keeps_runs
+        can = agent.keeps_runs = agent.keeps_runs or (yield from _keeps_runs(endpoint, route))
     if not can:
         raise InterfaceMismatchError(
             f"{server_name(endpoint.name)} keeps no runs that outlive a request: it is neither a DurableAgentServer "
@@ -269,6 +275,7 @@ def _keeps_runs(endpoint: Endpoint, route: Route) -> Steps[bool]:
         yield from endpoint.run(route, ResponsesApi, f"resp_{uuid.uuid4().hex[:24]}").record(TimeLimits.read().timeout)
     except AgentTargetError as error:
         if error.status_code in (None, 401, 403, 407, 429) or (error.retryable and error.status_code != 501):
+            has_not_run(error)
             raise
         return keeps_responses(error.status_code, error.body)
     return True

@@ -101,6 +101,10 @@ class Interface(ABC):
         """
         return None
 
+    def anew(self) -> Interface:
+        """Return what adds up the events of the same answer from their beginning."""
+        return type(self)(self._extras)
+
     def starts_again(self, event: Event) -> bool:  # noqa: ARG002
         """Return whether with an event the server runs the agent anew, so that its answer comes again."""
         return False

@@ -81,6 +81,11 @@ class RunProtocol(ABC):
 
     @staticmethod
     @abstractmethod
+    def knows_none(status: int | None, body: Any) -> bool:
+        """Return whether an answer is the server's own word that it has no such run."""
+
+    @staticmethod
+    @abstractmethod
     def is_whole(record: Any) -> bool:
         """Return whether a record tells how its run ended. What starts a run again says only that it has."""
 
@@ -124,6 +129,10 @@ class InvocationApi(RunProtocol):
     @staticmethod
     def number_of(name: str, data: bytes) -> int | None:  # noqa: ARG004
         return int(name) if name.isdecimal() else None
+
+    @staticmethod
+    def knows_none(status: int | None, body: Any) -> bool:
+        return status == 404 and knows_no_run(status, body)
 
     @staticmethod
     def is_whole(record: Any) -> bool:
@@ -183,6 +192,10 @@ class ResponsesApi(RunProtocol):
         return number if type(number) is int else None
 
     @staticmethod
+    def knows_none(status: int | None, body: Any) -> bool:
+        return status == 404 and keeps_responses(status, body)
+
+    @staticmethod
     def is_whole(record: Any) -> bool:
         return not is_going(record)
 
@@ -217,3 +230,8 @@ def keeps_responses(status: int | None, body: Any) -> bool:
         return False
     # A server without the route says what it says of all of them: FastAPI's words, or the platform's.
     return body.get("detail") != "Not Found" and "error_code" not in body
+
+
+def keeps_no_responses(status: int | None, body: Any) -> bool:
+    """Return whether an answer says that there is no way to ask for responses there."""
+    return status in (404, 405, 501) and not keeps_responses(status, body)

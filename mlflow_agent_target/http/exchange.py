@@ -182,6 +182,7 @@ class Transport:
             left = limits.total_timeout - (clock.monotonic() - counted_from)
             timeout = min(limits.timeout, left)
             if timeout <= 0 and before is not None:
+                before.may_have_run |= may_have_run
                 raise before  # what it asked for, a wait or another login, took all the time that was left
             if timeout <= 0:
                 raise facts.error(

@@ -129,7 +129,7 @@ def error_for_answer(
         return _redirect(headers.get("location", ""), facts, body)
     reason = server_reason(body)
     row = _TABLE.get(status) or _Row(AgentError, "The agent may have run.", True)
-    if _is_failed_run(body):
+    if is_failed_run(body):
         row = _Row(AgentError, "Its agent failed while it ran.", True)
     elif _names_no_user(body):
         row = _Row(AgentError, "The agent acts for its user, and has not run: ask the app as a user, by OAuth.", False)
@@ -156,7 +156,7 @@ def error_for_answer(
     if row.error in (RateLimitError, EndpointUnavailableError):
         more["retry_after"] = retry_after
     if row.error is AgentError:
-        more["retryable"] = status >= 500 and row.may_have_run and not _is_failed_run(body)
+        more["retryable"] = status >= 500 and row.may_have_run and not is_failed_run(body)
     if status == 407:
         more["retryable"] = False
     said = f"{status}: {reason.removesuffix('.')}" if reason else str(status)
@@ -170,7 +170,7 @@ def _is_refused_unrun(body: Any) -> bool:
     return any(isinstance(message, str) and _REFUSED_UNRUN.match(message) for message in said)
 
 
-def _is_failed_run(body: Any) -> bool:
+def is_failed_run(body: Any) -> bool:
     """Return whether an answer of whatever status is how a DurableAgentServer tells of a run that failed.
 
     Its agent, or a tool, may fail for want of a right: that is this run's failure, and no refusal of the request.

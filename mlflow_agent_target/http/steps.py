@@ -72,13 +72,13 @@ class Do:
 
 @dataclass(slots=True)
 class Sleep:
-    """Wait for so many seconds."""
+    """Wait for so many seconds. Gives whether what waits says that it was woken, as the wait for an event does."""
 
     seconds: float
     sleep: Callable[[float], Any]
 
-    def perform(self) -> None:
-        self.sleep(self.seconds)
+    def perform(self) -> bool:
+        return bool(self.sleep(self.seconds))
 
 
 @dataclass(slots=True)

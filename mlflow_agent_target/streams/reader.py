@@ -202,7 +202,7 @@ class EventReader:
     def _start_again(self, interface: Interface) -> Interface:
         """Add up anew what comes from now on, which may be all of the answer again or the rest of it."""
         self._text.begin_again(interface.text(interface.answer()))
-        self._interface = type(interface)(self._extras)
+        self._interface = interface.anew()
         return self._interface
 
     def _parse(self, name: str, text: str) -> Any:

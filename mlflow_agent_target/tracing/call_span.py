@@ -42,7 +42,7 @@ _dropped: deque[Callable[[], None]] = deque()
 
 # How often the traces of agents on DurableAgentServers were looked for in vain, by endpoint; 0 for ever once one was
 # found. After so often they are not waited for.
-_missed: dict[str | None, int] = {}
+_missed: dict[tuple[str | None, str], int] = {}
 _MOST_MISSED = 3
 _PATIENCE_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.5)
 
@@ -239,16 +239,17 @@ class CallSpan:
         """
         with trace_in_memory(self._span.trace_id) as mine:
             experiment_id = mine.info.experiment_id if mine is not None else None
-        if experiment_id is None:
+        if experiment_id is None or not is_evaluated():
             return None
-        missed = _missed.setdefault(self._endpoint, 1)
-        for seconds in _PATIENCE_SECONDS if is_evaluated() and missed <= _MOST_MISSED else (0.0,):
+        agent = self._endpoint, experiment_id
+        missed = _missed.setdefault(agent, 1)
+        for seconds in _PATIENCE_SECONDS if missed <= _MOST_MISSED else (0.0,):
             time.sleep(seconds)
             found = trace_of_session(session, experiment_id, self._span.start_time_ns)
             if found is not None:
-                _missed[self._endpoint] = 0
+                _missed[agent] = 0
                 return found
-        _missed[self._endpoint] = missed and missed + 1
+        _missed[agent] = missed and missed + 1
         return None
 
     def _is_home(self, trace: AgentTrace) -> bool:

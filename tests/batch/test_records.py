@@ -85,6 +85,10 @@ def test_a_run_has_the_same_id_in_every_version_and_none_has_anothers() -> None:
     [
         (AgentError("failed", invocation_id="i"), 1),
         (InvalidResponseError("no answer", invocation_id="i"), 1),
+        (AgentError("by its record", invocation_id="i", status_code=200), 1),
+        (AgentError("forgotten", invocation_id="i", status_code=404), 1),
+        (AgentError("a proxy's", invocation_id="i", status_code=410, body="<html>"), 0),
+        (AgentError("MCP", invocation_id="i", status_code=403, body={"error": {"code": "MCP_X", "message": "m"}}), 1),
         (AgentError("500, and may be asked again", invocation_id="i", retryable=True), 0),
         (AgentError("of a server that keeps no runs"), 0),
         (RequestTimeoutError("it goes on", invocation_id="i"), 0),

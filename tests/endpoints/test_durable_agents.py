@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -9,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -496,3 +498,24 @@ def test_a_server_that_is_none_any_more_is_looked_at_anew(scripted: Make) -> Non
     assert caught.value.may_have_run is False
     assert client.predict(inputs="hi").output_text == "now"
     assert [post.path for post in server.posts] == ["/invocations", "/api/invocations", "/invocations"]
+
+
+@pytest.mark.parametrize("status", [404, 410, 200])
+@pytest.mark.parametrize("of", ["GET /api/invocations/", "POST /api/invocations"])
+def test_a_foreign_answer_makes_no_agent_run_twice(
+    of: str, status: int, durable: DurableServer, tmp_path: Path
+) -> None:
+    """A proxy's page in the place of an answer says nothing of the run."""
+    question = "wait:0.3 hi"
+    with CuttingProxy(durable.url) as proxy:
+        proxy.faults = [Fault(of, instead=gateway(status))]
+        client = AgentTargetClient(proxy.target_uri).with_options(interface="DurableAgentServer")
+        texts: list[str | None] = []
+        for _ in range(3):
+            with contextlib.suppress(AgentTargetError):
+                results = client.predict_batch(inputs=[question], journal=tmp_path / "j.db", progress=False)
+                texts += [row.output_text for row in results]
+            if texts and texts[-1]:
+                break
+    assert texts[-1] == "You said: hi"
+    assert durable.runs() == {question: 1}

@@ -356,7 +356,12 @@ def test_a_response_that_fails_ends_in_its_error() -> None:
 @pytest.mark.parametrize(
     ("failure", "kind", "said"),
     [
-        (EndpointNotFoundError("404", status_code=404), AgentError, "forgotten"),
+        (
+            EndpointNotFoundError("404", status_code=404, body={"detail": "invocation not found"}),
+            AgentError,
+            "forgotten",
+        ),
+        (EndpointNotFoundError("a proxy's 404", status_code=404, body="<html>"), EndpointNotFoundError, "a proxy's"),
         (AuthenticationError("401", status_code=401), AuthenticationError, "401"),
     ],
 )
