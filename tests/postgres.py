@@ -18,8 +18,8 @@ class Postgres:
     """A cluster, started and stopped. Skips the test where PostgreSQL or its driver is not installed."""
 
     def __init__(self) -> None:
-        pytest.importorskip("psycopg")
-        pytest.importorskip("sqlalchemy.ext.asyncio")
+        pytest.importorskip("psycopg", reason="needs psycopg, which comes with databricks-agentbricks")
+        pytest.importorskip("sqlalchemy.ext.asyncio", reason="needs SQLAlchemy with asyncio")
         programs = _programs()
         if programs is None:
             pytest.skip("needs PostgreSQL (initdb and postgres)")

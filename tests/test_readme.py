@@ -57,7 +57,7 @@ def test_python_blocks_run(
     (tmp_path / "agent.py").write_text((DEMO / "responses_agent.py").read_text(encoding="utf-8"), encoding="utf-8")
     session: dict[str, Any] = {"client": AgentTargetClient(my_agent.target_uri)}
     if APP in code:
-        pytest.importorskip("databricks_agentkit")
+        pytest.importorskip("databricks_agentkit", reason="needs databricks-agentbricks")
         code, session["client"] = code.replace(APP, ""), AgentTargetClient(request.getfixturevalue("my_app"))
     exec(compile(code.replace("http://127.0.0.1:8080", my_agent.url), "README.md", "exec"), session)  # noqa: S102
     if "print(" in code:
